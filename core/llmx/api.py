@@ -1,0 +1,221 @@
+"""The Python API: `llmx.run` trains a model, `llmx.load` uses one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import frozen
+
+from llmx.errors import CheckpointError, RecipeError
+from llmx.layers import Layer, environment_layer, file_layers, override_layers
+from llmx.recipe import GenerateOptions, Recipe
+from llmx.registry import Registry
+
+if TYPE_CHECKING:
+    from llmx.generate.decode import Generation
+    from llmx.protocols import Model, Sampler, Tokenizer
+    from llmx.run import Run
+
+Source = str | Path | Mapping[str, Any] | None
+"""A recipe: a file, a run folder, nested values, or None for the defaults."""
+
+
+def layers_of(
+    recipe: Source = None,
+    *,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    hooks: Sequence[str] = (),
+    **names: str | Sequence[str],
+) -> list[Layer]:
+    """Return the layers of a run in their order: the recipe, `LLMX_*` variables, names, overrides.
+
+    Args:
+        overrides: `["train.steps=200"]`, or `{"train.steps": 200}`.
+        hooks: Python files whose hooks join those of the recipe.
+        names: a part for a section: `optimizer="muon"`, `logger=["console", "wandb"]`.
+    """
+    if isinstance(recipe, Mapping):
+        layers = [Layer("recipe", recipe)]
+    elif recipe is None:
+        layers = []
+    else:
+        path = Path(recipe)
+        layers = file_layers(path / "recipe.toml" if path.is_dir() else path)
+    layers.append(environment_layer())
+    for section, value in names.items():
+        layers.append(Layer(f"--{section}", {section: value if isinstance(value, str) else list(value)}))
+    if hooks:
+        layers.append(Layer("--hooks", {"hooks": [*_hooks_so_far(layers), *hooks]}))
+    if isinstance(overrides, Mapping):
+        return layers + [_override(key, value) for key, value in overrides.items()]
+    return layers + override_layers(overrides)
+
+
+def _hooks_so_far(layers: Sequence[Layer]) -> list[str]:
+    given = [layer.values["hooks"] for layer in layers if "hooks" in layer.values]
+    return list(given[-1]) if given and isinstance(given[-1], list) else []
+
+
+def _override(key: str, value: Any) -> Layer:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return Layer(key, value)
+
+
+def run(
+    recipe: Source = None,
+    *,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    hooks: Sequence[str] = (),
+    **names: str | Sequence[str],
+) -> Run:
+    """Train: resolve a recipe, assemble its parts, run to the last step, and write `model/`.
+
+    Args:
+        recipe: a recipe file, a run folder (with `resume`), nested values, or None for the defaults.
+        overrides: values over the recipe's: `{"train.steps": 200}`.
+        out: the run folder; None makes one under `runs/`.
+        resume: go on from the newest whole checkpoint of the run folder.
+        hooks: Python files with hooks of this run.
+        names: a part for a section: `optimizer="muon"`.
+
+    Raises:
+        LlmxError: see `llmx.errors`; `StoppedError` after a signal.
+    """
+    registry = Registry()
+    folder = Path(out) if out is not None else None
+    if resume and folder is None and isinstance(recipe, str | Path) and Path(recipe).is_dir():
+        folder = Path(recipe)
+    if resume and folder is None:
+        raise RecipeError("--resume: needs the run to go on with: llmx run RUN_DIR --resume")
+    source = folder if resume and recipe is None and folder is not None and folder.is_dir() else recipe
+    resolved = Recipe.resolve(layers_of(source, overrides=overrides, hooks=hooks, **names), registry)
+    return start(resolved, registry, folder, resume=resume)
+
+
+def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bool) -> Run:
+    """Assemble a resolved recipe and train it in `folder`."""
+    from llmx import folder as folders
+    from llmx.run import assemble
+    from llmx.train import checkpoint
+    from llmx.train.device import choose_device, choose_precision
+    from llmx.train.export import export
+    from llmx.train.loop import Trainer
+
+    target = folder or folders.free_folder(recipe)
+    resumed = resume and folders.is_run(target)
+    if not resumed:
+        folders.require_new(target)
+    # what "auto" became is part of the run: it resumes in the same arithmetic elsewhere
+    device = choose_device(recipe.train.device)
+    train = attrs.evolve(recipe.train, precision=choose_precision(recipe.train.precision, device))
+    recipe = attrs.evolve(recipe, train=train)
+    assembled = assemble(recipe, registry, target, resumed=resumed)
+    if resumed:
+        folders.rewrite_recipe(target, recipe)
+    else:
+        facts = {"data": assembled.tokens_folder.name, "device": str(assembled.device)}
+        folders.create(target, recipe, assembled.tokenizer, facts)
+    trainer = Trainer(assembled)
+    newest = checkpoint.latest(target / "checkpoints")
+    if newest is not None:
+        trainer.resume(newest)
+    trainer.train()
+    export(assembled)
+    assembled.hooks.announce("llmx_after_run", run=assembled)
+    return assembled
+
+
+@frozen
+class LanguageModel:
+    """A model with the tokenizer and the sampler chain it was made with.
+
+    Attributes:
+        model: `model(ids_BT)` returns `logits_BTV`.
+        tokenizer: `encode`, `decode`.
+        options: defaults of `generate`.
+    """
+
+    model: Model
+    tokenizer: Tokenizer
+    chain: Sequence[Sampler]
+    options: GenerateOptions
+
+    def generate(
+        self, prompt: str | Sequence[str], *, max_new_tokens: int | None = None, seed: int | None = None
+    ) -> Any:
+        """Return the text that continues a prompt, without the prompt; a list of texts for a list of prompts.
+
+        Raises:
+            RecipeError: a prompt is empty or fills the context.
+        """
+        if isinstance(prompt, str):
+            return self.complete(prompt, max_new_tokens=max_new_tokens, seed=seed).text
+        return [self.generate(each, max_new_tokens=max_new_tokens, seed=seed) for each in prompt]
+
+    def stream(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> Iterator[str]:
+        """Yield the text that continues a prompt as it comes."""
+        from llmx.generate.decode import stream_text
+
+        return stream_text(self.tokenizer, self._tokens(prompt, max_new_tokens, seed))
+
+    def complete(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> Generation:
+        """Return the continuation of a prompt with its length and why it ended."""
+        from llmx.generate.decode import Generation
+
+        ids = list(self._tokens(prompt, max_new_tokens, seed))
+        ended = bool(ids) and ids[-1] == self.tokenizer.eos_id
+        return Generation(prompt, self.tokenizer.decode(ids), len(ids), "stop" if ended else "length")
+
+    def _tokens(self, prompt: str, max_new_tokens: int | None, seed: int | None) -> Iterator[int]:
+        from llmx.generate.decode import decode_tokens, prompt_ids
+
+        return decode_tokens(
+            self.model,
+            prompt_ids(prompt, self.model, self.tokenizer),
+            self.chain,
+            max_new_tokens=self.options.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            eos_id=self.tokenizer.eos_id,
+            seed=self.options.seed if seed is None else seed,
+        )
+
+
+def load(
+    path: str | Path,
+    *,
+    sampler: Sequence[str] = (),
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    device: str = "cpu",
+) -> LanguageModel:
+    """Load a run folder, its `model/`, or a Hugging Face folder, ready to generate.
+
+    Args:
+        path: a run that has no `model/` yet gives its newest checkpoint.
+        sampler: the chain by names; none takes the run's.
+        overrides: `{"sampler.top-p.p": 0.9, "generate.max_new_tokens": 50}`.
+
+    Raises:
+        CheckpointError: the folder is missing, incomplete or altered.
+        RecipeError: a sampler or an option does not exist.
+    """
+    from llmx import pretrained
+    from llmx.folder import is_run
+    from llmx.train.export import load_checkpoint
+
+    folder, registry = Path(path), Registry()
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder: give a run folder or a model folder")
+    base = folder / "recipe.toml" if is_run(folder) else None
+    names = {"sampler": list(sampler)} if sampler else {}
+    recipe = Recipe.resolve(layers_of(base, overrides=overrides, **names), registry)
+    if base is not None and not (folder / "model").exists():
+        found = load_checkpoint(folder, recipe, registry, device)
+    else:
+        found = pretrained.load(folder / "model" if base is not None else folder, registry, device)
+    chain = [part.load()(part.options, found.tokenizer) for part in recipe.samplers]
+    return LanguageModel(found.model, found.tokenizer, chain, recipe.generate)

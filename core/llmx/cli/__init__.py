@@ -1,0 +1,92 @@
+"""The command line. `llmx --help` reads names only; a command's module is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "run": "Train a model from a recipe, names and overrides.",
+    "generate": "Continue a text with a trained model.",
+    "plugins": "List the plugins and the parts they offer.",
+    "describe": "Show the options of a part.",
+    "config": "Show a recipe as it resolves, and where each value is from.",
+}
+"""Built-in commands in the order of the help; each is `llmx.cli.<name>:command`."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from llmx.plugins import command_entries
+
+        return [*COMMANDS, *sorted(command_entries().keys() - COMMANDS.keys())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            command: click.Command = importlib.import_module(f"llmx.cli.{cmd_name}").command
+            return command
+        from llmx.plugins import command_entries
+
+        entry = command_entries().get(cmd_name)
+        return None if entry is None else entry.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from llmx.plugins import command_entries
+
+        rows = list(COMMANDS.items())
+        for name, entry in sorted(command_entries().items()):
+            if name not in COMMANDS:
+                rows.append((name, f"From {entry.dist.name if entry.dist else 'a plugin'}."))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(None, "--version", package_name="llmx", message="llmx %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Train, tune and use small and medium language models; every part of a run is a plugin.
+
+    `llmx run` alone trains TinyLLM on the documentation this Python carries.
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit with the code of what happened (see `llmx.errors`)."""
+    from llmx.errors import LlmxError
+
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        sys.exit(cli.main(given, prog_name="llmx", standalone_mode=False) or 0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except LlmxError as error:
+        fail(error, debug="--debug" in given)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("llmx: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of the output went away: `llmx plugins | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def fail(error: Any, *, debug: bool) -> None:
+    """Print an error as its lines, with the traceback if asked, and exit with its code."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    for line in str(error).splitlines():
+        click.echo(f"llmx: {line}" if not line.startswith((" ", "Traceback")) else line, err=True)
+    sys.exit(error.exit_code)

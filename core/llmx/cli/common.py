@@ -1,0 +1,57 @@
+"""What several commands share: arguments that name a recipe and override it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from llmx.errors import RecipeError
+from llmx.layers import LISTS, NAMED, Layer, is_override
+from llmx.registry import Registry
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SECTIONS = (*NAMED, *LISTS)
+
+
+def name_options(command: Command) -> Command:
+    """Add a flag for every kind of part: `--optimizer muon`, and `--logger` as often as wanted."""
+    for section in reversed(SECTIONS):
+        several = section in LISTS
+        what = f"{section}; again for more" if several else section
+        command = click.option(f"--{section}", multiple=several, metavar="NAME", help=f"Name of the {what}.")(command)
+    return command
+
+
+def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
+    """Return the recipe and the `key=value` overrides among bare arguments, which come in any order.
+
+    Raises:
+        RecipeError: there is more than one that is no override.
+    """
+    overrides = [each for each in arguments if is_override(each) and not Path(each).exists()]
+    recipes = [each for each in arguments if each not in overrides]
+    if len(recipes) > 1:
+        raise RecipeError(f"{recipes[1]!r}: is neither an option, nor KEY=VALUE, and the recipe is {recipes[0]!r}")
+    return (Path(recipes[0]) if recipes else None), overrides
+
+
+def given_names(names: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts that were named by flags."""
+    return {section: list(v) if section in LISTS else v for section, v in names.items() if section in SECTIONS and v}
+
+
+def warn_of_broken(registry: Registry) -> None:
+    """Say on stderr, a line each, which plugins did not load; a run that names none of them goes on."""
+    for plugin in registry.broken:
+        click.echo(f"llmx: plugin {plugin.name} of {plugin.distribution} did not load: {plugin.error}", err=True)
+
+
+def recipe_layers(recipe: Path | None, overrides: list[str], names: dict[str, Any], hooks: tuple[str, ...]) -> list[Layer]:
+    """Return the layers of a command's recipe."""
+    from llmx.api import layers_of
+
+    return layers_of(recipe, overrides=overrides, hooks=hooks, **given_names(names))

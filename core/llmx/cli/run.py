@@ -1,0 +1,111 @@
+"""`llmx run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmx.cli.common import name_options, recipe_layers, split_arguments, warn_of_broken
+
+if TYPE_CHECKING:
+    from llmx.run import Run
+
+
+@click.command("run")
+@click.argument("arguments", nargs=-1, metavar="[RECIPE|RUN_DIR] [KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; by default a new one under runs/.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run folder.")
+@click.option("--dry-run", is_flag=True, help="Build on the meta device, print the plan, train and write nothing.")
+@click.option("--hooks", multiple=True, metavar="FILE", help="Python file with hooks of this run; again for more.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result, or the plan, as JSON.")
+@name_options
+def command(
+    arguments: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    hooks: tuple[str, ...],
+    as_json: bool,
+    **names: Any,
+) -> None:
+    """Train a model from a recipe, names and overrides, in any order.
+
+    \b
+    llmx run                                              TinyLLM on this Python's documentation
+    llmx run data.path=novel.txt train.steps=200          on a text of your own
+    llmx run recipe.toml --optimizer adam optimizer.lr=1e-3
+    llmx run runs/my-run --resume                         go on after a stop
+
+    Exit codes: 0 done; 1 failed while running; 2 a wrong recipe or argument; 3 a plugin is missing or broken;
+    4 diverged; 130 and 143 stopped by SIGINT and SIGTERM after a checkpoint.
+    """
+    from llmx.recipe import Recipe
+    from llmx.registry import Registry
+
+    source, overrides = split_arguments(arguments)
+    registry = Registry()
+    warn_of_broken(registry)
+    if resume:
+        source, out = _resumed(source, out)
+    recipe = Recipe.resolve(recipe_layers(source, overrides, names, hooks), registry)
+    if dry_run:
+        from llmx.plan import make_plan
+
+        click.echo(make_plan(recipe).text(as_json=as_json))
+        return
+    from llmx.api import start
+
+    run = start(recipe, registry, out, resume=resume)
+    _report(run, as_json=as_json)
+
+
+def _resumed(source: Path | None, out: Path | None) -> tuple[Path | None, Path]:
+    """Return the recipe and the folder of a run to go on with."""
+    from llmx.errors import RecipeError
+    from llmx.folder import is_run
+
+    folder = out if out is not None else source
+    if folder is None:
+        raise RecipeError("--resume: needs the run to go on with: llmx run RUN_DIR --resume")
+    if out is None and not is_run(folder):
+        raise RecipeError(f"{folder}: holds no run to resume: give a run folder, or leave --resume out")
+    return (folder if source is None and is_run(folder) else source), folder
+
+
+def _report(run: Run, *, as_json: bool) -> None:
+    """Print how the run ended, texts it makes, and what to do next."""
+    state = run.state
+    samples = _samples(run)
+    if as_json:
+        import json
+
+        facts = {"folder": str(run.folder), "step": state.step, "tokens": state.tokens, "best_val_loss": state.best_loss}
+        click.echo(json.dumps({**facts, "samples": samples}, ensure_ascii=False))
+        return
+    click.echo()
+    for prompt, text in samples:
+        click.echo(click.style(prompt, dim=True) + text)
+        click.echo(click.style("—" * 20, dim=True))
+    best = "" if state.best_loss is None else f", best validation loss {state.best_loss:.4f} at step {state.best_step}"
+    why = f" ({run.stop_reason})" if run.stop_reason else ""
+    click.echo(f"Done after step {state.step}{why}{best}. The model is in {run.folder / 'model'}.\n\nNext:")
+    click.echo(f'  llmx generate {run.folder} "{_short(samples)}" --stream')
+    click.echo(f"  llmx run {run.folder} --resume train.steps={state.step * 2}")
+    click.echo(f"  llmx config show {run.folder} --origin")
+
+
+def _short(samples: list[tuple[str, str]]) -> str:
+    words = samples[0][0].split() if samples else []
+    return " ".join(words[:6]).replace('"', "'") or "Once upon a time"
+
+
+def _samples(run: Run) -> list[tuple[str, str]]:
+    from llmx.api import load
+    from llmx.generate.prompts import held_out_prompts
+
+    options = run.recipe.generate
+    prompts = list(options.prompts) or held_out_prompts(run, options.samples)
+    model = load(run.folder) if prompts else None
+    return [(prompt, model.generate(prompt)) for prompt in prompts] if model else []

@@ -1,0 +1,40 @@
+"""Writing so that a kill at any moment leaves either the old or the new, and never a half."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+
+def temporary_beside(path: Path) -> Path:
+    """Make and return a new folder next to `path`, on the same file system, to be renamed to it."""
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
+    return temporary
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush every file of a folder and the folder itself to the disk."""
+    for path in (*folder.iterdir(), folder):
+        fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Flush one file or folder to the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary.write_text(text, encoding="utf-8")
+    fsync(temporary)
+    temporary.replace(path)
+    fsync(path.parent)

@@ -1,0 +1,31 @@
+"""Beginnings to continue, taken from the held-out text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmx.run import Run
+
+PROMPT_CHARS = 60
+
+
+def held_out_prompts(run: Run, count: int) -> list[str]:
+    """Return the beginnings of `count` held-out passages, spread evenly; fewer when there is less text."""
+    if run.held_out is None or count == 0:
+        return []
+    prompts = []
+    for index in range(count):
+        start = run.held_out.tokens * index // count
+        ids, documents = run.held_out.read(start, min(200, run.held_out.tokens - start))
+        later = (documents != documents[0]).nonzero()  # where the next document begins, if it is near
+        text = run.tokenizer.decode(ids[int(later[0]) :].tolist() if len(later) else ids.tolist())
+        prompts.append(_beginning(text if len(later) or index == 0 else text.partition("\n")[2] or text))
+    return [prompt for prompt in dict.fromkeys(prompts) if prompt]
+
+
+def _beginning(text: str) -> str:
+    """Return the first words of a text, or its first characters where words are not set apart."""
+    text = text.strip()[:PROMPT_CHARS]
+    head, _, _ = text.rpartition(" ")
+    return (head or text[: PROMPT_CHARS // 3]).strip()

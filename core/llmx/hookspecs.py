@@ -1,0 +1,210 @@
+"""Every hook of llmx.
+
+A plugin is a module named by an entry point of group `llmx`; it marks functions of these names with
+`@llmx.hookimpl`. There are two families:
+
+* `llmx_<kind>s` *offer* parts. They are called once, when names are resolved, and return `Component` records.
+  They must not import torch: a component's target is imported only by a run that names it.
+* The others are *announcements* of a run. They are implemented by the loggers and callbacks that a recipe names
+  and by the files given with `--hooks`; installing a plugin alone never makes them fire.
+
+Arguments may be added to a hook, never removed; an implementation names only those it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmx.component import Component
+    from llmx.run import Run
+
+hookspec = pluggy.HookspecMarker("llmx")
+hookimpl = pluggy.HookimplMarker("llmx")
+
+
+# --- what a plugin offers -------------------------------------------------------------------------------------------
+
+
+@hookspec
+def llmx_models() -> Iterable[Component]:
+    """Offer models.
+
+    The target is a class, called as `target(options, vocab_size=V)`, an `nn.Module` that keeps the contract of
+    `llmx.protocols.Model`. Its class method `from_config(config)` builds one from a Hugging Face `config.json`
+    whose `model_type` is in the component's `handles`. It is also built on the meta device: no data-dependent work
+    in the constructor. Weights are drawn from torch's global generator, which the run has seeded.
+    """
+    return ()
+
+
+@hookspec
+def llmx_tokenizers() -> Iterable[Component]:
+    """Offer tokenizers.
+
+    The target is a class that keeps the contract of `llmx.protocols.Tokenizer`. `target.build(options, texts)` makes
+    a new one, where `texts` iterates over the training documents (never held-out ones) and is read only by a
+    tokenizer that learns from them; equal texts give an equal tokenizer. `target.load(folder)` reads what
+    `tokenizer.save(folder)` wrote.
+    """
+    return ()
+
+
+@hookspec
+def llmx_datasets() -> Iterable[Component]:
+    """Offer datasets.
+
+    The target is called as `target(options)` and returns a `llmx.protocols.Dataset`: documents that can be iterated
+    again and again in one order, and a fingerprint that changes when they do. It raises `llmx.DataError` for a path
+    that does not exist or cannot be read.
+    """
+    return ()
+
+
+@hookspec
+def llmx_objectives() -> Iterable[Component]:
+    """Offer objectives.
+
+    The target is called as `target(options)` and returns a `llmx.protocols.Objective`: `objective(model, batch)` is
+    the *sum* of the loss over the batch's counted tokens, a scalar in fp32; the run divides by the count of the
+    whole update. It holds no state and is compiled with the model when the recipe says so.
+    """
+    return ()
+
+
+@hookspec
+def llmx_optimizers() -> Iterable[Component]:
+    """Offer optimizers.
+
+    The target is called as `target(options, model)` and returns a `torch.optim.Optimizer` over the parameters that
+    require gradients. `model.roles()` says which parameter is an embedding, a hidden matrix, a head, a norm or a
+    bias. The learning rate of each parameter group at the start is its peak; the scheduler scales it.
+    """
+    return ()
+
+
+@hookspec
+def llmx_schedulers() -> Iterable[Component]:
+    """Offer learning-rate schedules.
+
+    The target is called as `target(options, total_steps)` and returns a pure function of the step:
+    `schedule(step) -> float` is the factor on every group's peak rate for update `step`, 0 <= step < total_steps.
+    """
+    return ()
+
+
+@hookspec
+def llmx_adapters() -> Iterable[Component]:
+    """Offer adapters (LoRA, quantisation).
+
+    The target is called as `target(options, model)` after the model has its weights and before the optimizer is
+    built, and returns the model to train, which keeps the contract of `llmx.protocols.Model`.
+    """
+    return ()
+
+
+@hookspec
+def llmx_samplers() -> Iterable[Component]:
+    """Offer samplers.
+
+    The target is called as `target(options, tokenizer)` and returns a `llmx.protocols.Sampler`, one link of the
+    chain that turns logits into the next token.
+    """
+    return ()
+
+
+@hookspec
+def llmx_loggers() -> Iterable[Component]:
+    """Offer loggers.
+
+    The target is called as `target(options, run)` on rank 0 and returns an object that implements announcements
+    of this page. With `state_dict()` and `load_state_dict(state)` it is saved in checkpoints and resumed.
+    """
+    return ()
+
+
+@hookspec
+def llmx_callbacks() -> Iterable[Component]:
+    """Offer callbacks.
+
+    The target is called as `target(options, run)` on every rank and returns an object that implements
+    announcements of this page. With `state_dict()` and `load_state_dict(state)` it is saved in checkpoints and
+    resumed.
+    """
+    return ()
+
+
+# --- what a run announces -------------------------------------------------------------------------------------------
+
+
+@hookspec
+def llmx_before_run(run: Run) -> None:
+    """The run is assembled, and resumed if it is, and no step was taken yet.
+
+    Fires once on every rank (loggers: rank 0). Anything of the run may be changed. An exception ends the run.
+    """
+
+
+@hookspec
+def llmx_before_step(run: Run) -> None:
+    """Update `run.state.step + 1` begins; its learning rate is set, its batch is not read yet.
+
+    Fires on every rank. The optimizer's groups may be changed. An exception ends the run.
+    """
+
+
+@hookspec
+def llmx_before_update(run: Run) -> None:
+    """Gradients are complete, unscaled and clipped; the optimizer has not moved.
+
+    Fires on every rank, and only when the loss and the gradient norm are finite. Gradients may be changed, alike on
+    every rank. An exception ends the run with the weights of the previous step.
+    """
+
+
+@hookspec
+def llmx_after_step(run: Run, metrics: dict[str, float]) -> None:
+    """Update `run.state.step` is done.
+
+    Fires on every rank (loggers: rank 0). `metrics` holds step, tokens, epoch, train/loss (nats per counted token),
+    lr, grad_norm (before clipping), tokens_per_s, mfu, memory_bytes; what is added to it, later implementations
+    see. An exception ends the run.
+    """
+
+
+@hookspec
+def llmx_before_eval(run: Run) -> None:
+    """An evaluation begins. The weights may be exchanged until `llmx_after_eval`. An exception ends the run."""
+
+
+@hookspec
+def llmx_after_eval(run: Run, metrics: dict[str, float]) -> None:
+    """An evaluation ended.
+
+    Fires on every rank (loggers: rank 0). `metrics` holds step, tokens, val/loss (nats per counted token) and
+    val/bits_per_byte. `run.stop(reason)` may be called. An exception ends the run.
+    """
+
+
+@hookspec
+def llmx_after_checkpoint(run: Run, path: Path) -> None:
+    """The checkpoint folder `path` is complete on disk. Fires on rank 0. An exception ends the run."""
+
+
+@hookspec
+def llmx_after_run(run: Run) -> None:
+    """The last step is done and `model/` is written. Fires once on every rank. An exception is the run's result."""
+
+
+@hookspec
+def llmx_run_failed(run: Run, error: BaseException) -> None:
+    """The run ends by `error`: a fault, a divergence or a signal.
+
+    Fires once on every rank in place of `llmx_after_run`. An exception here is reported beside `error` and does not
+    replace it.
+    """

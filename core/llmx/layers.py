@@ -1,0 +1,212 @@
+"""Where a recipe's values come from: files and what they extend, variables, flags, overrides; merged with origins."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from llmx.errors import RecipeError
+
+LISTS = ("adapter", "sampler", "logger", "callback")
+"""Sections that hold several parts in order, each addressed by its name: `logger.wandb.project`."""
+
+NAMED = ("model", "tokenizer", "data", "objective", "optimizer", "scheduler")
+"""Sections that hold one part: `model = "tinyllm"` is short for `model.name = "tinyllm"`."""
+
+OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w:-]+)*=", re.ASCII)
+VARIABLE = re.compile(r"LLMX_([A-Z]+)__([A-Z0-9_]+)")
+
+
+@frozen
+class Leaf:
+    """A value and where it was given."""
+
+    value: Any
+    origin: str
+
+
+class Table(dict[str, Any]):
+    """A merged table: keys to leaves, tables, or lists of tables."""
+
+    def __or__(self, other: Mapping[str, Any]) -> Table:  # type: ignore[override]
+        return Table({**self, **other})
+
+
+Section = Mapping[str, Leaf]
+
+
+@frozen
+class Layer:
+    """Values from one place, nested by section."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+def merge(layers: Iterable[Layer]) -> Table:
+    """Lay each layer over those before it.
+
+    A layer that names another part for a section drops the options given for the part before; a layer that lists
+    parts replaces the list, and a part that stays keeps its options.
+    """
+    merged = Table()
+    for layer in layers:
+        for section, value in layer.values.items():
+            if section in LISTS:
+                merged[section] = _merge_list(merged.get(section), value, layer.origin, section)
+            elif section in NAMED:
+                merged[section] = _merge_part(merged.get(section, Table()), _table_of(value, layer.origin, section), layer.origin)
+            elif isinstance(value, Mapping):
+                merged[section] = merged.get(section, Table()) | _leaves(value, layer.origin)
+            else:
+                merged[section] = Leaf(value, layer.origin)
+    return merged
+
+
+def _leaves(values: Mapping[str, Any], origin: str) -> Table:
+    return Table({key: Leaf(value, origin) for key, value in values.items()})
+
+
+def _table_of(value: Any, origin: str, section: str) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Mapping):
+        return value
+    raise RecipeError(f"{origin}: {section} must be a name or a table, not {value!r}")
+
+
+def _merge_part(before: Table, values: Mapping[str, Any], origin: str) -> Table:
+    name = before.get("name")
+    if "name" in values and name is not None and name.value != values["name"]:
+        before = Table()
+    return before | _leaves(values, origin)
+
+
+def _merge_list(before: list[Table] | None, value: Any, origin: str, section: str) -> list[Table]:
+    before = before or []
+    if isinstance(value, Mapping):  # {wandb: {project: …}}: options for parts that are listed already, or a new part
+        return _merge_named(before, value, origin, section)
+    if not isinstance(value, list):
+        raise RecipeError(f"{origin}: {section} must be a list of names or tables, not {value!r}")
+    after = []
+    for each in value:
+        table = _table_of(each, origin, section)
+        if "name" not in table:
+            raise RecipeError(f"{origin}: {section}: every entry needs a name: {dict(table)!r}")
+        kept = next((old for old in before if old["name"].value == table["name"]), Table())
+        after.append(kept | _leaves(table, origin))
+    return after
+
+
+def _merge_named(before: list[Table], values: Mapping[str, Any], origin: str, section: str) -> list[Table]:
+    after = list(before)
+    for name, options in values.items():
+        if not isinstance(options, Mapping):
+            raise RecipeError(f"{origin}: {section}.{name} must be a table: write {section}.NAME.OPTION = …")
+        found = [i for i, old in enumerate(after) if old["name"].value == name]
+        if not found:
+            raise RecipeError(f"{origin}: {section}.{name}: {name!r} is not in the list of {section}s; name it there first")
+        after[found[0]] = after[found[0]] | _leaves(options, origin)
+    return after
+
+
+# --- the places -----------------------------------------------------------------------------------------------------
+
+
+def file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
+    """Read a TOML, YAML or JSON recipe and what it `extends` (paths are relative to the file), base first.
+
+    Raises:
+        RecipeError: a file is missing, does not parse, or extends itself.
+    """
+    resolved = path.resolve()
+    if resolved in seen:
+        raise RecipeError(f"{path}: extends itself through {' -> '.join(p.name for p in (*seen, resolved))}")
+    values = dict(_read(path))
+    bases = values.pop("extends", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise RecipeError(f"{path}: extends must be a path or a list of paths: {bases!r}")
+    layers = [layer for base in bases for layer in file_layers(path.parent / base, (*seen, resolved))]
+    return [*layers, Layer(str(path), values)]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    try:
+        values = _parse(path, text)
+    except ValueError as error:  # tomllib's and json's errors, and ruamel's through _parse
+        raise RecipeError(f"{path}: does not parse: {' '.join(str(error).split())}") from None
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{path}: must hold a table of sections, not {type(values).__name__}")
+    return values
+
+
+def _parse(path: Path, text: str) -> Any:
+    if path.suffix in (".yaml", ".yml"):
+        return _parse_yaml(path, text)
+    if path.suffix == ".json":
+        import json
+
+        return json.loads(text)
+    return tomllib.loads(text)
+
+
+def _parse_yaml(path: Path, text: str) -> Any:
+    try:
+        from ruamel.yaml import YAML, YAMLError
+    except ImportError:
+        raise RecipeError(f"{path}: YAML recipes need an extra: pip install 'llmx[yaml]'") from None
+    try:
+        return YAML(typ="safe", pure=True).load(text) or {}
+    except YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def environment_layer(environ: Mapping[str, str] = os.environ) -> Layer:
+    """Return the values of variables such as `LLMX_TRAIN__STEPS=10` (`LLMX_<SECTION>__<OPTION>`)."""
+    values: dict[str, Any] = {}
+    for variable, text in environ.items():
+        match = VARIABLE.fullmatch(variable)
+        if match:
+            section, option = (group.lower() for group in match.groups())
+            values.setdefault(section, {})[option] = _scalar(text)
+    return Layer("environment", values)
+
+
+def is_override(argument: str) -> bool:
+    """Return whether a bare argument is `key=value` and no path."""
+    return OVERRIDE.match(argument) is not None
+
+
+def override_layers(arguments: Iterable[str]) -> list[Layer]:
+    """Read `section.option=value` arguments, each a layer of its own. A value is read as TOML, or else as a string."""
+    layers = []
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        path = key.split(".")
+        value: Any = _scalar(text)
+        if len(path) == 1 and path[0] in LISTS and isinstance(value, str):
+            value = [each for each in value.split(",") if each]
+        for part in reversed(path):
+            value = {part: value}
+        layers.append(Layer(argument, value))
+    return layers
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,183 @@
+"""The contracts of the parts, for type checkers and readers. Nothing here imports torch when it runs.
+
+Shapes: `B` batch, `T` time, `D` model width, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+Role: TypeAlias = Literal["embedding", "hidden", "head", "norm", "bias"]
+"""What a parameter is for: optimizers and adapters choose by it. A tied embedding is an "embedding"."""
+
+Schedule: TypeAlias = Callable[[int], float]
+"""The factor on every peak learning rate at an update, counted from 0."""
+
+IGNORE = -100
+"""The label of a position that carries no loss (the field's convention)."""
+
+
+@frozen
+class Document:
+    """One text of a corpus and where it came from (`corpus.jsonl:17`)."""
+
+    text: str
+    origin: str
+
+
+@frozen(eq=False)
+class Batch:
+    """Rows of tokens.
+
+    Attributes:
+        ids_BT: token ids, int64.
+        labels_BT: the id each position should predict, `IGNORE` where none counts, int64.
+        documents_BT: number of the document each position belongs to, int32; None where every row is one document.
+            A position attends only to its own document.
+        positions_BT: position within the document, restarting with it, int64; None where every row is one document.
+        count: labels that are not `IGNORE`.
+    """
+
+    ids_BT: Tensor
+    labels_BT: Tensor
+    documents_BT: Tensor | None
+    positions_BT: Tensor | None
+    count: int
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens a model has seen; made by `Model.new_cache`."""
+
+    length: int
+    """Tokens held so far."""
+
+
+class Model(Protocol):
+    """A decoder: an `nn.Module` whose one forward serves training, evaluation and cached decoding.
+
+    Parameter names are those of the family's Hugging Face layout, so a state dict is a checkpoint.
+    """
+
+    vocab_size: int
+    context_length: int
+    """Most tokens a sequence may have."""
+    tied_names: Sequence[str]
+    """Names a Hugging Face folder may hold besides, for tensors that are shared with another parameter."""
+
+    def __call__(
+        self,
+        ids_BT: Tensor,
+        *,
+        documents_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Return `logits_BTV`. With a cache, `ids_BT` continues what it holds, and it is extended in place."""
+        ...
+
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        *,
+        documents_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Return `hidden_BTD`, what the head is applied to; an objective may fuse the head with its loss."""
+        ...
+
+    def head_weight(self) -> Tensor:
+        """Return the head's `weight_VD`."""
+        ...
+
+    def new_cache(self, batch_size: int, length: int) -> Cache:
+        """Return an empty cache for `batch_size` rows of at most `length` tokens."""
+        ...
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the repeated blocks in order: the units of checkpointing, compiling and sharding."""
+        ...
+
+    def roles(self) -> dict[str, Role]:
+        """Return a role for every parameter name."""
+        ...
+
+    def flops_per_token(self, sequence_length: int) -> int:
+        """Return forward plus backward floating-point operations per token (a multiply-add is 2)."""
+        ...
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the Hugging Face `config.json`; `from_config` of the class builds an equal model from it."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back."""
+
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text` alone; a special token is never made from text."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return `encode` of each text, in parallel where the tokenizer can."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`; special tokens give nothing, a broken UTF-8 sequence gives U+FFFD."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the files `load` reads into an existing folder."""
+        ...
+
+
+class Dataset(Protocol):
+    """Documents in a fixed order, any number of times."""
+
+    def __iter__(self) -> Iterator[Document]: ...
+
+    def fingerprint(self) -> str:
+        """Return a string that changes when the documents may have."""
+        ...
+
+
+Objective: TypeAlias = Callable[["Model", Batch], "Tensor"]
+"""Sum of the loss over the batch's counted tokens, a scalar."""
+
+
+class Sampler:
+    """One link of a chain over logits. A link for which each sequence has a history overrides `start` and `accept`.
+
+    A row's result depends on its own logits and state alone, and a row never becomes all -inf.
+    """
+
+    def start(self, prompt_ids: Sequence[int]) -> Any:
+        """Return the state of a new sequence."""
+        return None
+
+    def __call__(self, logits_BV: Tensor, states: Sequence[Any]) -> Tensor:
+        """Return logits_BV changed for each row by its state; the argument may be changed in place."""
+        raise TypeError(f"{type(self).__name__} defines no __call__")
+
+    def accept(self, state: Any, token: int) -> None:
+        """Note that `token` was drawn for the sequence of `state`."""
+
+
+class Stateful(Protocol):
+    """What a checkpoint saves of a callback or logger. Values are tensors, numbers, strings, lists and dicts."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...

@@ -1,0 +1,304 @@
+"""A recipe: everything that decides a run, structured to its types, each value knowing where it came from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from attrs import field, fields_dict, frozen, validators
+
+from llmx.errors import RecipeError
+from llmx.layers import LISTS, Layer, Leaf, Section, Table, merge
+from llmx.options import Fault, structure, unstructure
+from llmx.registry import Offer, Registry
+
+Options = TypeVar("Options")
+
+positive = validators.ge(1)
+
+
+@frozen
+class TrainOptions:
+    """How the weights move."""
+
+    steps: int = field(default=100, validator=positive)
+    """Optimizer updates. The default suits the embedded corpus: two to three minutes on two CPU cores."""
+    epochs: float | None = field(default=None, validator=validators.optional(validators.gt(0)), metadata={"unit": "epochs"})
+    """Passes over the training tokens; given, it takes the place of `steps`."""
+    seed: int = field(default=0, validator=validators.ge(0))
+    """Seed of the weights, of the order of samples and of dropout."""
+    tokens_per_update: int = field(default=8192, validator=positive)
+    """Tokens read for one optimizer update, over all ranks and micro-batches; a multiple of the sequence length."""
+    micro_batch: int | None = field(default=None, validator=validators.optional(positive), metadata={"unit": "rows"})
+    """Rows in one forward and backward pass; less takes less memory, and the same update. Unset: all rows at once."""
+    clip_norm: float | None = field(default=1.0, validator=validators.optional(validators.gt(0)))
+    """Largest L2 norm of the whole gradient; a larger one is scaled down to it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the matrix products; weights and optimizer state stay in fp32. "auto" is bf16 where the device
+    computes in it and fp32 elsewhere; fp16 scales the loss."""
+    compile: bool = False
+    """Compile the loss with torch.compile: slower to start, faster to run; needs a C++ compiler on CPU."""
+    device: str = "auto"
+    """Where to train: "cpu", "cuda", "cuda:1", "mps". "auto" is the first accelerator, or the CPU."""
+
+
+@frozen
+class EvalOptions:
+    """How the run is measured on held-out documents."""
+
+    every: int | None = field(default=None, validator=validators.optional(positive), metadata={"unit": "steps"})
+    """Steps between evaluations; there is always one after the last step. Unset: a tenth of the run."""
+    tokens: int | None = field(default=262_144, validator=validators.optional(positive))
+    """Most held-out tokens to read in one evaluation, the same ones each time."""
+
+
+@frozen
+class CheckpointOptions:
+    """What is kept of a run, to resume and to use."""
+
+    every: int | None = field(default=None, validator=validators.optional(positive), metadata={"unit": "steps"})
+    """Steps between checkpoints; there is always one after the last step. Unset: a fifth of the run."""
+    keep_last: int = field(default=2, validator=positive)
+    """Newest checkpoints to keep; the one with the best validation loss is kept besides."""
+    export: Literal["last", "best"] = "last"
+    """Which weights `model/` holds at the end."""
+
+
+@frozen
+class DataOptions:
+    """What the core does with the documents of the dataset; the section's other keys are the dataset's own."""
+
+    held_out: float = field(default=0.05, validator=validators.and_(validators.ge(0), validators.lt(1)))
+    """Share of the text kept for evaluation: whole documents by their hash, or the end of each when there are few."""
+    sequence_length: int | None = field(default=None, validator=validators.optional(validators.ge(2)), metadata={"unit": "tokens"})
+    """Tokens in a row of a batch. Unset: the context length of the model."""
+
+
+@frozen
+class GenerateOptions:
+    """What is generated at the end of a run, and the defaults of `llmx generate`."""
+
+    prompts: tuple[str, ...] = ()
+    """Texts to continue when the run ends. Empty: the beginnings of held-out documents."""
+    samples: int = field(default=3, validator=validators.ge(0))
+    """How many held-out beginnings to continue when no prompts are given."""
+    max_new_tokens: int = field(default=100, validator=positive)
+    """Most tokens to add to a prompt."""
+    seed: int = field(default=0, validator=validators.ge(0))
+    """Seed of the draws; sequence number i of a call is drawn with its own stream."""
+
+
+@frozen
+class Part:
+    """One component of a run with its options, as resolved."""
+
+    name: str
+    """As the recipe gave it: `muon`, or `acme-optim:muon` where two distributions offer one."""
+    offer: Offer
+    options: Any
+
+    @property
+    def kind(self) -> str:
+        return self.offer.kind
+
+    def load(self) -> Any:
+        """Import the component's target."""
+        return self.offer.component.load()
+
+
+DEFAULT_NAMES: dict[str, Any] = {
+    "model": "tinyllm",
+    "tokenizer": "sentencepiece",
+    "objective": "causal-lm",
+    "optimizer": "adamw",
+    "scheduler": "linear",
+    "sampler": ["temperature", "top-p"],
+    "logger": ["console", "jsonl"],
+    "adapter": [],
+    "callback": [],
+}
+DEFAULT_DATASET = "python-docs"
+
+CORE_SECTIONS: dict[str, type] = {
+    "train": TrainOptions,
+    "eval": EvalOptions,
+    "checkpoint": CheckpointOptions,
+    "generate": GenerateOptions,
+}
+
+@frozen
+class Recipe:
+    """A run's parts and numbers. `Recipe.resolve` makes one from layers of files, variables, flags and overrides."""
+
+    model: Part
+    tokenizer: Part
+    dataset: Part
+    objective: Part
+    optimizer: Part
+    scheduler: Part
+    adapters: tuple[Part, ...]
+    samplers: tuple[Part, ...]
+    loggers: tuple[Part, ...]
+    callbacks: tuple[Part, ...]
+    hooks: tuple[str, ...]
+    data: DataOptions
+    train: TrainOptions
+    eval: EvalOptions
+    checkpoint: CheckpointOptions
+    generate: GenerateOptions
+    origins: Mapping[str, str] = field(eq=False)
+    """Where each given value came from, by its path; a value that is not here is a default."""
+
+    @classmethod
+    def resolve(cls, layers: list[Layer], registry: Registry | None = None) -> Recipe:
+        """Merge layers, later over earlier, find the parts they name and structure every value.
+
+        Raises:
+            RecipeError: with one line for every fault there is.
+            PluginError: a part that is named belongs to a plugin that is broken or not installed.
+        """
+        merged = merge([Layer("default", DEFAULT_NAMES), *layers])
+        return _Resolver(merged, registry or Registry()).recipe()
+
+    @property
+    def parts(self) -> list[tuple[str, Part]]:
+        """Every part of the run with the name of its section."""
+        single = [
+            ("model", self.model),
+            ("tokenizer", self.tokenizer),
+            ("data", self.dataset),
+            ("objective", self.objective),
+            ("optimizer", self.optimizer),
+            ("scheduler", self.scheduler),
+        ]
+        several = {
+            "adapter": self.adapters,
+            "sampler": self.samplers,
+            "logger": self.loggers,
+            "callback": self.callbacks,
+        }
+        return single + [(section, part) for section, parts in several.items() for part in parts]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return all values, defaults too, as nested plain values that read back as an equal recipe."""
+        plain: dict[str, Any] = {}
+        for section, part in self.parts:
+            values = {"name": part.name, **unstructure(part.options)}
+            if section in LISTS:
+                plain.setdefault(section, []).append(values)
+            else:
+                plain[section] = values
+        plain["data"] |= unstructure(self.data)
+        for section in CORE_SECTIONS:
+            plain[section] = unstructure(getattr(self, section))
+        for section in LISTS:
+            plain.setdefault(section, [])
+        return {"hooks": list(self.hooks), **plain}
+
+
+class _Resolver:
+    """Turns merged tables into a recipe and collects every fault on the way."""
+
+    def __init__(self, merged: Table, registry: Registry) -> None:
+        self.merged = merged
+        self.registry = registry
+        self.faults: list[str] = []
+        self.origins: dict[str, str] = {}
+
+    def recipe(self) -> Recipe:
+        known = [*DEFAULT_NAMES, "data", *CORE_SECTIONS, "hooks"]
+        for name, value in self.merged.items():
+            if name not in known:
+                self._unknown_section(name, value, known)
+        parts = {name: self._section(name) for name in DEFAULT_NAMES}
+        dataset, data = self._data()
+        core = {name: self._options(cls, self._table(name), name) for name, cls in CORE_SECTIONS.items()}
+        hooks = self._hooks()
+        if self.faults:
+            raise RecipeError(*self.faults)
+        several = {f"{name}s": parts.pop(name) for name in LISTS}
+        return Recipe(**parts, **several, **core, dataset=dataset, data=data, hooks=hooks, origins=self.origins)
+
+    def _section(self, name: str) -> Any:
+        if name in LISTS:
+            return tuple(self._part(name, table, f"{name}.{table['name'].value}") for table in self.merged[name])
+        return self._part(name, self._table(name), name)
+
+    def _data(self) -> tuple[Part | None, Any]:
+        table = dict(self._table("data"))
+        own = {key: table.pop(key) for key in fields_dict(DataOptions) if key in table}
+        if "name" not in table:
+            table["name"] = Leaf(self._dataset_name(table.get("path")), "default")
+        return self._part("dataset", table, "data"), self._options(DataOptions, own, "data")
+
+    def _dataset_name(self, path: Any) -> str:
+        if path is None:
+            return DEFAULT_DATASET
+        text = str(path.value)
+        suffix = "." + text.rpartition("/")[2].rpartition(".")[2] if "." in text.rpartition("/")[2] else ""
+        offer = self.registry.handling("dataset", suffix.lower()) if suffix else None
+        if offer is None:
+            readers = ", ".join(f"{h} ({o.component.name})" for o in self.registry.offers("dataset") for h in o.component.handles)
+            self.faults.append(
+                f"{path.origin}: data.path = {text!r}: no dataset is chosen by this ending; "
+                f"set data.name (known endings: {readers})"
+            )
+            return DEFAULT_DATASET
+        return offer.component.name
+
+    def _part(self, kind: str, table: Section, path: str) -> Part | None:
+        name = table["name"]
+        if not isinstance(name.value, str):
+            self.faults.append(f"{name.origin}: {path}.name must be a str: {name.value!r}")
+            return None
+        try:
+            offer = self.registry.find(kind, name.value, f"{name.origin}: {path}.name")
+        except RecipeError as error:
+            self.faults.extend(error.faults)
+            return None
+        self._note(path, "name", name)
+        given = {key: leaf for key, leaf in table.items() if key != "name"}
+        options = self._options(offer.component.options, given, path)
+        return None if options is None else Part(name.value, offer, options)
+
+    def _options(self, cls: type[Options], table: Section, path: str) -> Options | None:
+        for key, leaf in table.items():
+            self._note(path, key, leaf)
+        options, faults = structure(cls, {key: leaf.value for key, leaf in table.items()}, path)
+        self.faults.extend(self._line(fault) for fault in faults)
+        return options  # type: ignore[no-any-return]
+
+    def _note(self, path: str, key: str, leaf: Leaf) -> None:
+        if leaf.origin != "default":
+            self.origins[f"{path}.{key}"] = leaf.origin
+
+    def _line(self, fault: Fault) -> str:
+        origin = self.origins.get(fault.path, "recipe")
+        given = f" = {fault.value!r}" if fault.value is not None and "no such" in fault.message else ""
+        return f"{origin}: {fault.path}{given}: {fault.message}"
+
+    def _table(self, name: str) -> Table:
+        value = self.merged.get(name, Table())
+        if isinstance(value, Table):
+            return value
+        origin = value.origin if isinstance(value, Leaf) else "recipe"
+        self.faults.append(f"{origin}: {name} must be a table of options")
+        return Table()
+
+    def _hooks(self) -> tuple[str, ...]:
+        leaf = self.merged.get("hooks", Leaf([], "default"))
+        if isinstance(leaf, Leaf) and isinstance(leaf.value, list) and all(isinstance(each, str) for each in leaf.value):
+            return tuple(leaf.value)
+        self.faults.append("hooks must be a list of paths to Python files")
+        return ()
+
+    def _unknown_section(self, name: str, value: Any, known: list[str]) -> None:
+        leaves = value if isinstance(value, list) else [value]
+        first = leaves[0] if leaves else None
+        while isinstance(first, Table):
+            first = next(iter(first.values()), None)
+        origin = first.origin if isinstance(first, Leaf) else "recipe"
+        homes = [f"{section}.{name}" for section, cls in CORE_SECTIONS.items() if name in fields_dict(cls)]
+        near = homes or difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
+        self.faults.append(f"{origin}: {name}: no such section; nearest: {', '.join(near)}")

@@ -1,0 +1,141 @@
+"""From (kind, name) to a component, and the catalogue of known plugins."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from llmx.component import KINDS, Component
+from llmx.errors import LlmxError, PluginError, RecipeError
+from llmx.plugins import Plugin, discover
+
+
+@frozen
+class Offer:
+    """A component and the plugin it comes from."""
+
+    kind: str
+    component: Component
+    plugin: Plugin
+
+    @property
+    def qualified(self) -> str:
+        """The name that is never ambiguous between distributions."""
+        return f"{self.plugin.distribution}:{self.component.name}"
+
+
+@frozen
+class KnownPlugin:
+    """One entry of the catalogue `registry.toml`."""
+
+    name: str
+    distribution: str
+    provides: dict[str, list[str]]
+    summary: str
+    fields: dict[str, Any]
+
+
+class Registry:
+    """All components that the installed plugins offer.
+
+    Args:
+        plugins: what `llmx.plugins.discover` found; None discovers.
+    """
+
+    def __init__(self, plugins: Iterable[Plugin] | None = None) -> None:
+        self.plugins = list(discover() if plugins is None else plugins)
+        self._offers: dict[tuple[str, str], list[Offer]] = defaultdict(list)
+        for plugin in self.plugins:
+            for kind, component in plugin.offers:
+                self._offers[kind, component.name].append(Offer(kind, component, plugin))
+
+    @property
+    def broken(self) -> list[Plugin]:
+        return [plugin for plugin in self.plugins if plugin.status == "broken"]
+
+    def offers(self, kind: str | None = None) -> list[Offer]:
+        """Return all offers, or those of one kind, sorted by kind and name."""
+        found = [offer for offers in self._offers.values() for offer in offers if kind in (None, offer.kind)]
+        return sorted(found, key=lambda offer: (KINDS.index(offer.kind), offer.component.name, offer.qualified))
+
+    def find(self, kind: str, name: str, where: str = "") -> Offer:
+        """Return the one offer called `name`, or `distribution:name`.
+
+        Args:
+            where: put before the message: `recipe.toml: optimizer.name`.
+
+        Raises:
+            RecipeError: there is none, or more than one.
+            PluginError: a plugin that would offer it is broken, disabled or not installed.
+        """
+        distribution, _, bare = name.rpartition(":")
+        given = f"{where or kind} = {name!r}"
+        found = [offer for offer in self._offers.get((kind, bare), []) if distribution in ("", offer.plugin.distribution)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            owners = " and by ".join(sorted({offer.plugin.distribution for offer in found}))
+            choices = " or ".join(sorted({f'"{offer.qualified}"' for offer in found}))
+            raise RecipeError(f"{given}: {kind} {bare!r} is offered by {owners}: write {choices}")
+        raise self._unknown(kind, bare, distribution, given)
+
+    def handling(self, kind: str, what: str) -> Offer | None:
+        """Return the offer whose component `handles` the suffix or type `what`; None if there is none.
+
+        Raises:
+            RecipeError: more than one distribution offers to.
+        """
+        found = [offer for offer in self.offers(kind) if any(fnmatch.fnmatch(what, h) for h in offer.component.handles)]
+        if len(found) > 1:
+            names = " and ".join(offer.qualified for offer in found)
+            raise RecipeError(f"{what!r} is read by {names}: name the {kind} in the recipe")
+        return found[0] if found else None
+
+    def _unknown(self, kind: str, name: str, distribution: str, given: str) -> LlmxError:
+        known = [entry for entry in catalogue() if name in entry.provides.get(kind, ())]
+        owners = {distribution} | {entry.name for entry in known} | {entry.distribution for entry in known}
+        for plugin in self.plugins:
+            named = {plugin.name, plugin.distribution}
+            if plugin.status == "ok" or not (named & owners or any(name in part.split("-") for part in named)):
+                continue
+            if plugin.status == "disabled":
+                return PluginError(f"{given}: plugin {plugin.name!r} of {plugin.distribution} is disabled: "
+                                   "take it out of LLMX_DISABLE_PLUGINS")  # fmt: skip
+            return PluginError(f"{given}: plugin {plugin.name!r} of {plugin.distribution} {plugin.version} "
+                               f"failed to load: {plugin.error}\n{plugin.traceback}")  # fmt: skip
+        for entry in known:
+            return PluginError(f"{given}: {kind} {name!r} is not installed: pip install {entry.distribution}")
+        names = {offer.component.name for offer in self.offers(kind)}
+        others = [other for other in KINDS if (other, name) in self._offers]
+        near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5) or sorted(names)
+        hint = f"{name!r} is a {others[0]}; {kind}s: " if others else "nearest: "
+        text = f"{given}: no such {kind}; {hint}{', '.join(near)}. `llmx plugins` lists them."
+        if self.broken:
+            text += f" ({len(self.broken)} broken: {', '.join(plugin.name for plugin in self.broken)})"
+        return RecipeError(text)
+
+
+def catalogue_path() -> Path:
+    """Return where `registry.toml` is: beside this file in a wheel, at the top level in a checkout."""
+    here = Path(__file__).resolve()
+    shipped = here.with_name("registry.toml")
+    return shipped if shipped.exists() else here.parents[2] / "registry.toml"
+
+
+@functools.cache
+def catalogue() -> tuple[KnownPlugin, ...]:
+    """Read the catalogue of known plugins, installed or not."""
+    path = catalogue_path()
+    with path.open("rb") as file:
+        entries = tomllib.load(file)["plugin"]
+    return tuple(
+        KnownPlugin(entry["name"], entry["distribution"], entry["provides"], entry["summary"], entry) for entry in entries
+    )

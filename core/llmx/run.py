@@ -1,0 +1,233 @@
+"""`assemble(recipe)` is the one place where the parts of a run meet."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import define, field, frozen
+
+from llmx import pretrained
+from llmx.data.batches import TrainingRows, stream_seed
+from llmx.data.prepare import cached_tokens, prepare, training_texts
+from llmx.data.split import Split
+from llmx.data.store import TokenStore
+from llmx.errors import CheckpointError, RecipeError
+from llmx.folder import read_lock
+from llmx.progress import progress
+from llmx.protocols import Model, Objective, Schedule, Tokenizer
+from llmx.recipe import Recipe
+from llmx.registry import Registry
+from llmx.train.device import choose_device, choose_precision
+from llmx.train.hooks import RunHooks, load_hooks_file
+from llmx.train.state import TrainState
+
+
+@frozen
+class Sizes:
+    """Numbers of a run that follow from its recipe and its data.
+
+    Attributes:
+        sequence_length: tokens of a row.
+        rows: rows of an update, over all ranks.
+        micro_batch: rows of one forward pass.
+        steps: updates of the whole run.
+    """
+
+    sequence_length: int
+    rows: int
+    micro_batch: int
+    steps: int
+
+
+@define
+class Run:
+    """A run with all its parts; what every announcement is given.
+
+    Attributes:
+        folder: the run folder.
+        train_rows: the training rows in their order.
+        held_out: the held-out tokens, or None when the recipe keeps none.
+        schedule: factor on the peak learning rates at each update.
+        precision: "fp32", "bf16" or "fp16", as chosen for the device.
+        stop_reason: set by `stop`; the run ends after the step at hand.
+    """
+
+    recipe: Recipe
+    folder: Path
+    registry: Registry
+    device: torch.device
+    precision: str
+    tokenizer: Tokenizer
+    tokens_folder: Path
+    train_rows: TrainingRows
+    held_out: TokenStore | None
+    sizes: Sizes
+    model: Model
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    hooks: RunHooks = field(factory=RunHooks)
+    state: TrainState = field(factory=TrainState)
+    stop_reason: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """End the run after the step at hand, as if it were the last one."""
+        self.stop_reason = reason
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model as the `nn.Module` that its contract says it is."""
+        assert isinstance(self.model, torch.nn.Module)
+        return self.model
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Return the parameters that are trained."""
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the model's state dict."""
+        return self.module.state_dict()
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Copy a state dict into the model."""
+        self.module.load_state_dict(weights)
+
+
+def assemble(recipe: Recipe, registry: Registry, folder: Path, *, resumed: bool = False) -> Run:
+    """Build every part a recipe names and put them together. Writes nothing but the cache of prepared data.
+
+    Args:
+        resumed: the run folder holds the tokenizer; none is made.
+
+    Raises:
+        RecipeError: an option fits no other, or the data is missing, empty or too short.
+        PluginError: a part's code is missing or broken.
+    """
+    device = choose_device(recipe.train.device)
+    precision = choose_precision(recipe.train.precision, device)
+    tokenizer, tokens_folder = _resumed_tokens(recipe, registry, folder) if resumed else _new_tokens(recipe)
+    model = build_model(recipe, tokenizer.vocab_size, device)
+    length = sequence_length(recipe, model)
+    train_rows = TrainingRows(TokenStore(tokens_folder, "train"), length, recipe.train.seed)
+    sizes = choose_sizes(recipe, length, train_rows.rows_per_epoch)
+    run = Run(
+        recipe=recipe,
+        folder=folder,
+        registry=registry,
+        device=device,
+        precision=precision,
+        tokenizer=tokenizer,
+        tokens_folder=tokens_folder,
+        train_rows=train_rows,
+        held_out=TokenStore(tokens_folder, "val") if recipe.data.held_out else None,
+        sizes=sizes,
+        model=model,
+        objective=recipe.objective.load()(recipe.objective.options),
+        optimizer=recipe.optimizer.load()(recipe.optimizer.options, model),
+        schedule=recipe.scheduler.load()(recipe.scheduler.options, sizes.steps),
+    )
+    for group in run.optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # the peak, which the schedule scales
+    register_listeners(run)
+    return run
+
+
+def _new_tokens(recipe: Recipe) -> tuple[Tokenizer, Path]:
+    """Make the recipe's tokenizer, from the training texts if it learns from texts, and encode the corpus."""
+    dataset, split = recipe.dataset.load()(recipe.dataset.options), Split(recipe.data.held_out)
+    with progress("Reading the corpus for the tokenizer", "texts") as report:
+        texts = (text for _, text in zip(_count(report), training_texts(dataset, split), strict=False))
+        tokenizer: Tokenizer = recipe.tokenizer.load().build(recipe.tokenizer.options, texts)
+    with tempfile.TemporaryDirectory() as scratch:
+        pretrained.save_tokenizer(Path(scratch), tokenizer, recipe.tokenizer.name)
+        digest = pretrained.tokenizer_hash(pretrained.tokenizer_files(Path(scratch)))
+    return tokenizer, prepare(dataset, split, tokenizer, digest)
+
+
+def _count(report: Callable[[int], None]) -> Iterator[int]:
+    for number in itertools.count():
+        report(number)
+        yield number
+
+
+def _resumed_tokens(recipe: Recipe, registry: Registry, folder: Path) -> tuple[Tokenizer, Path]:
+    """Load the run's tokenizer and find its tokens: in the cache, or prepared again from the same corpus.
+
+    Raises:
+        CheckpointError: the corpus is not the one the run began with.
+    """
+    tokenizer = pretrained.load_tokenizer(folder / "tokenizer", registry)
+    wanted = cached_tokens(read_lock(folder)["data"])
+    if wanted.exists():
+        return tokenizer, wanted
+    digest = pretrained.read_json(folder / "tokenizer" / pretrained.LLMX)["tokenizer_sha256"]
+    dataset = recipe.dataset.load()(recipe.dataset.options)
+    found = prepare(dataset, Split(recipe.data.held_out), tokenizer, digest)
+    if found != wanted:
+        raise CheckpointError(f"{folder}: the data changed since the run began: it cannot go on exactly; start a new run")
+    return tokenizer, found
+
+
+def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> Model:
+    """Build the model with seeded weights, and its adapters."""
+    torch.manual_seed(stream_seed(recipe.train.seed, "weights"))
+    model = recipe.model.load()(recipe.model.options, vocab_size=vocab_size).to(device)
+    for adapter in recipe.adapters:
+        model = adapter.load()(adapter.options, model)
+    built: Model = model
+    return built
+
+
+def sequence_length(recipe: Recipe, model: Model) -> int:
+    """Return the tokens of a row.
+
+    Raises:
+        RecipeError: the model cannot see that many.
+    """
+    length = recipe.data.sequence_length or model.context_length
+    if length > model.context_length:
+        raise RecipeError(
+            f"data.sequence_length = {length}: longer than the model's context of {model.context_length} tokens"
+        )
+    return length
+
+
+def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int) -> Sizes:
+    """Return the rows and steps of a run.
+
+    Raises:
+        RecipeError: an update does not hold whole rows or whole micro-batches.
+    """
+    train = recipe.train
+    rows, rest = divmod(train.tokens_per_update, length)
+    if rest:
+        near = sorted({max(1, rows) * length, (rows + 1) * length})
+        raise RecipeError(
+            f"train.tokens_per_update = {train.tokens_per_update}: not a multiple of the sequence length {length}; "
+            f"nearest: {' or '.join(map(str, near))}"
+        )
+    micro_batch = min(train.micro_batch or rows, rows)
+    if rows % micro_batch:
+        raise RecipeError(f"train.micro_batch = {micro_batch}: must divide the {rows} rows of an update")
+    steps = train.steps if train.epochs is None else max(1, round(train.epochs * rows_per_epoch / rows))
+    return Sizes(length, rows, micro_batch, steps)
+
+
+def register_listeners(run: Run) -> None:
+    """Let loggers, callbacks and hooks files listen: files hear an event first, loggers last."""
+    for part in run.recipe.loggers:
+        run.hooks.register(_listener(run, part), f"logger {part.name}")
+    for part in run.recipe.callbacks:
+        run.hooks.register(_listener(run, part), f"callback {part.name}")
+    for path in run.recipe.hooks:
+        run.hooks.register(load_hooks_file(Path(path)), f"hooks {path}")
+
+
+def _listener(run: Run, part: Any) -> object:
+    listener: object = part.load()(part.options, run)
+    return listener

@@ -1,0 +1,91 @@
+"""Which device and number type a run uses, and how fast the device can be."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from llmx.errors import RecipeError
+from llmx.protocols import Batch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device `train.device` names.
+
+    Raises:
+        RecipeError: there is no such device here.
+    """
+    if wanted == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without that device
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"train.device = {wanted!r}: not usable here ({reason}); try \"auto\"") from None
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """Return "fp32", "bf16" or "fp16"; "auto" is bf16 where the device multiplies in it."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which matrix products are in the type of `precision`."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def peak_flops(precision: str, device: torch.device) -> float:
+    """Measure the device's best matrix product, in floating-point operations a second (0.1 to 0.5 s of work)."""
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = torch.ones(2, size, size, dtype=DTYPES[precision], device=device)
+    best = float("inf")
+    for _ in range(5):
+        _synchronise(device)
+        start = time.perf_counter()
+        a @ b
+        _synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return float(2 * size**3 / best)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the most memory this run has held: of the accelerator, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on a device, without waiting for the copy."""
+    if device.type == "cpu":
+        return batch
+    return Batch(
+        batch.ids_BT.to(device, non_blocking=True),
+        batch.labels_BT.to(device, non_blocking=True),
+        None if batch.documents_BT is None else batch.documents_BT.to(device, non_blocking=True),
+        None if batch.positions_BT is None else batch.positions_BT.to(device, non_blocking=True),
+        batch.count,
+    )

@@ -1,0 +1,197 @@
+"""The step loop: one update after another, with evaluations and checkpoints at their steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from llmx.errors import DivergedError, StoppedError
+from llmx.train import checkpoint
+from llmx.train.device import autocast, memory_bytes, peak_flops, to_device
+from llmx.train.evaluate import evaluate
+from llmx.train.signals import catch_signals
+from llmx.train.state import TrainState
+from llmx.train.tree import random_state, restore_random_state
+
+if TYPE_CHECKING:
+    from llmx.protocols import Batch, Model
+    from llmx.run import Run
+
+
+class Trainer:
+    """Takes a run from where its state is to its last step."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.checkpoints = run.folder / "checkpoints"
+        self.eval_every = run.recipe.eval.every or max(1, run.sizes.steps // 10)
+        self.save_every = run.recipe.checkpoint.every or max(1, math.ceil(run.sizes.steps / 5))
+        self.loss_sum: Callable[[Model, Batch], Tensor] = run.objective
+        if run.recipe.train.compile:
+            self.loss_sum = torch.compile(run.objective)
+        self.scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16")
+        self.flops_per_token = run.model.flops_per_token(run.sizes.sequence_length)
+        self.peak_flops = peak_flops(run.precision, run.device)
+
+    def train(self) -> None:
+        """Run to the end.
+
+        Raises:
+            DivergedError: loss or gradient were not finite; the last good state is in a checkpoint.
+            StoppedError: SIGINT or SIGTERM came; the state is in a checkpoint.
+        """
+        run = self.run
+        try:
+            run.hooks.announce("llmx_before_run", run=run)
+            with catch_signals() as received:
+                while run.state.step < run.sizes.steps and run.stop_reason is None:
+                    self._step()
+                    self._after_step()
+                    if received and run.state.step < run.sizes.steps:
+                        self.save()
+                        raise self._stopped(received[0])
+        except BaseException as error:
+            self._report(error)
+            raise
+
+    def _report(self, error: BaseException) -> None:
+        try:
+            self.run.hooks.announce("llmx_run_failed", run=self.run, error=error)
+        except Exception as second:  # the first error is the one that matters
+            error.add_note(f"and while announcing it: {second}")
+
+    def _stopped(self, signum: int) -> StoppedError:
+        run = self.run
+        return StoppedError(
+            signum, f"stopped after step {run.state.step} of {run.sizes.steps}; go on with: llmx run {run.folder} --resume"
+        )
+
+    # --- one update -------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        run, state = self.run, self.run.state
+        began = time.perf_counter()
+        factor = run.schedule(state.step)
+        for group in run.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        run.hooks.announce("llmx_before_step", run=run)
+        loss = self._gradients(self._batches())
+        grad_norm = self._update(loss)
+        tokens = run.sizes.rows * run.sizes.sequence_length
+        state.step += 1
+        state.tokens += tokens
+        per_second = tokens / (time.perf_counter() - began)
+        metrics = {
+            "step": state.step,
+            "tokens": state.tokens,
+            "epoch": run.train_rows.epoch(state.step * run.sizes.rows),
+            "train/loss": loss,
+            "lr": run.optimizer.param_groups[0]["lr"],
+            "grad_norm": grad_norm,
+            "tokens_per_s": per_second,
+            "mfu": per_second * self.flops_per_token / self.peak_flops,
+            "memory_bytes": memory_bytes(run.device),
+        }
+        run.hooks.announce("llmx_after_step", run=run, metrics=metrics)
+
+    def _batches(self) -> list[Batch]:
+        sizes = self.run.sizes
+        first = self.run.state.step * sizes.rows
+        positions = range(first, first + sizes.rows, sizes.micro_batch)
+        return [self.run.train_rows.batch(position, sizes.micro_batch) for position in positions]
+
+    def _gradients(self, batches: list[Batch]) -> float:
+        """Accumulate the gradient of the mean loss over the update's counted tokens, and return that loss."""
+        run = self.run
+        run.optimizer.zero_grad(set_to_none=True)
+        count = max(1, sum(batch.count for batch in batches))
+        total = torch.zeros((), device=run.device)
+        for batch in batches:
+            with autocast(run.precision, run.device):
+                loss_sum = self.loss_sum(run.model, to_device(batch, run.device))
+            self.scaler.scale(loss_sum / count).backward()
+            total += loss_sum.detach()
+        return float(total) / count
+
+    def _update(self, loss: float) -> float:
+        """Check and clip the gradient and move the weights; return the gradient's norm before clipping."""
+        run = self.run
+        if not math.isfinite(loss):
+            raise self._diverged("loss", loss)
+        self.scaler.unscale_(run.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(run.parameters(), run.recipe.train.clip_norm or math.inf))
+        # under fp16 an overflow is the scaler's business: it skips the update and lowers its scale
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise self._diverged("gradient norm", norm)
+        run.hooks.announce("llmx_before_update", run=run)
+        self.scaler.step(run.optimizer)
+        self.scaler.update()
+        return norm
+
+    def _diverged(self, what: str, value: float) -> DivergedError:
+        state = self.run.state
+        self.save()
+        return DivergedError(
+            f"step {state.step + 1}: the {what} is {value}; the weights of step {state.step} are kept in "
+            f"{self.checkpoints}; lower optimizer.lr or look at the data"
+        )
+
+    # --- between updates --------------------------------------------------------------------------------------------
+
+    def _after_step(self) -> None:
+        """Evaluate and save where this step asks for it."""
+        run, step = self.run, self.run.state.step
+        last = step == run.sizes.steps or run.stop_reason is not None
+        improved = False
+        if run.held_out is not None and (last or step % self.eval_every == 0):
+            improved = self._evaluate()
+        if last or improved or run.stop_reason or step % self.save_every == 0:
+            self.save()
+
+    def _evaluate(self) -> bool:
+        """Measure the held-out loss; return whether it is the lowest so far."""
+        run, state = self.run, self.run.state
+        run.hooks.announce("llmx_before_eval", run=run)
+        loss, bits_per_byte = evaluate(run)
+        improved = state.best_loss is None or loss < state.best_loss
+        if improved:
+            state.best_loss, state.best_step = loss, state.step
+        metrics = {"step": state.step, "tokens": state.tokens, "val/loss": loss, "val/bits_per_byte": bits_per_byte}
+        run.hooks.announce("llmx_after_eval", run=run, metrics=metrics)
+        return improved
+
+    def save(self) -> None:
+        """Write a checkpoint of the present state, and delete those it makes superfluous."""
+        run, state = self.run, self.run.state
+        everything = {
+            "train": attrs.asdict(state),
+            "optimizer": run.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random_state(run.device),
+            "listeners": run.hooks.state_dict(),
+        }
+        folder = checkpoint.save(self.checkpoints, state.step, run.weights(), everything)
+        checkpoint.prune(self.checkpoints, run.recipe.checkpoint.keep_last, state.best_step)
+        run.hooks.announce("llmx_after_checkpoint", run=run, path=folder)
+
+    def resume(self, folder: Path) -> None:
+        """Take over the state of a checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint is not whole.
+        """
+        run = self.run
+        weights, state = checkpoint.load(folder)
+        run.load_weights(weights)
+        run.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        run.hooks.load_state_dict(state["listeners"])
+        restore_random_state(state["random"], run.device)
+        run.state = TrainState(**state["train"])

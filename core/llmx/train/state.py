@@ -1,0 +1,22 @@
+"""Where a run stands."""
+
+from __future__ import annotations
+
+from attrs import define
+
+
+@define
+class TrainState:
+    """The numbers of a run that a checkpoint keeps.
+
+    Attributes:
+        step: updates done.
+        tokens: tokens read, over all ranks.
+        best_loss: lowest validation loss so far, nats per token; None before the first evaluation.
+        best_step: the step it was measured at.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None

@@ -1,0 +1,37 @@
+"""Loggers that need nothing else installed: `console` and `jsonl`."""
+
+from __future__ import annotations
+
+from attrs import field, frozen, validators
+
+from llmx import Component, hookimpl
+
+
+@frozen
+class ConsoleOptions:
+    every: int | None = field(default=None, validator=validators.optional(validators.ge(1)), metadata={"unit": "steps"})
+    """Steps between plain lines where the output is no terminal. Unset: a twentieth of the run."""
+
+
+@frozen
+class JsonlOptions:
+    file: str = "metrics.jsonl"
+    """Name of the file in the run folder; one JSON object a line."""
+
+
+@hookimpl
+def llmx_loggers() -> list[Component]:
+    return [
+        Component(
+            name="console",
+            target="llmx_loggers.console:ConsoleLogger",
+            options=ConsoleOptions,
+            summary="a live view on a terminal, plain lines elsewhere",
+        ),
+        Component(
+            name="jsonl",
+            target="llmx_loggers.jsonl:JsonlLogger",
+            options=JsonlOptions,
+            summary="one JSON object for each step and evaluation, in the run folder",
+        ),
+    ]

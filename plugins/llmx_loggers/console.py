@@ -1,0 +1,147 @@
+"""What a person sees while a run goes: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from llmx import hookimpl
+from llmx_loggers import ConsoleOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmx.run import Run
+
+BARS = "▁▂▃▄▅▆▇█"
+SMOOTHING = 0.9
+"""Share of the past in the shown speed; a single step is noisy."""
+
+
+class ConsoleLogger:
+    """Shows progress, loss, learning rate, speed, memory and the time left."""
+
+    def __init__(self, options: ConsoleOptions, run: Run) -> None:
+        self.console = Console()
+        self.every = options.every or max(1, run.sizes.steps // 20)
+        self.total = run.sizes.steps
+        self.metrics: dict[str, float] = {}
+        self.losses: list[float] = []
+        self.val_loss: float | None = None
+        self.seconds_a_step: float | None = None
+        self._last = time.perf_counter()
+        self._live: Live | None = None
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def llmx_before_run(self, run: Run) -> None:
+        self.console.print(header(run), highlight=False, soft_wrap=True)
+        if run.state.step:
+            self.console.print(f"Going on after step {run.state.step} of {self.total}.", highlight=False)
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self._view)
+            self._live.start()
+        self._last = time.perf_counter()
+
+    @hookimpl
+    def llmx_after_step(self, metrics: dict[str, float]) -> None:
+        now = time.perf_counter()
+        took, self._last = now - self._last, now
+        before = self.seconds_a_step
+        self.seconds_a_step = took if before is None else SMOOTHING * before + (1 - SMOOTHING) * took
+        self.metrics = metrics
+        self.losses.append(metrics["train/loss"])
+        step = int(metrics["step"])
+        if self._live is None and (step % self.every == 0 or step in (1, self.total)):
+            self.console.print("  ".join(f"{k} {v}" for k, v in self._facts()), highlight=False, soft_wrap=True)
+
+    @hookimpl
+    def llmx_after_eval(self, metrics: dict[str, float]) -> None:
+        self.val_loss = metrics["val/loss"]
+        if self._live is None:
+            bits = metrics["val/bits_per_byte"]
+            text = f"step {int(metrics['step'])}  validation loss {self.val_loss:.4f}  bits per byte {bits:.3f}"
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    @hookimpl
+    def llmx_after_checkpoint(self, path: Path) -> None:
+        if self._live is None:
+            self.console.print(f"checkpoint {path}", highlight=False, soft_wrap=True)
+
+    @hookimpl
+    def llmx_after_run(self) -> None:
+        self._stop()
+
+    @hookimpl
+    def llmx_run_failed(self) -> None:
+        self._stop()
+
+    # --- what is shown ----------------------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _facts(self) -> list[tuple[str, str]]:
+        m = self.metrics
+        facts = [
+            ("step", f"{int(m['step'])}/{self.total}"),
+            ("loss", f"{m['train/loss']:.4f}"),
+            ("lr", f"{m['lr']:.2e}"),
+            ("grad", f"{m['grad_norm']:.2f}"),
+            ("tokens/s", f"{m['tokens_per_s']:,.0f}"),
+            ("MFU", f"{m['mfu']:.0%}"),
+            ("memory", f"{m['memory_bytes'] / 2**30:.1f} GiB"),
+            ("left", self._left()),
+        ]
+        return facts
+
+    def _left(self) -> str:
+        seconds = round((self.total - self.metrics["step"]) * (self.seconds_a_step or 0))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+    def _view(self) -> RenderableType:
+        if not self.metrics:
+            return Text("The first step …", style="dim")
+        grid = Table.grid(padding=(0, 2))
+        facts = self._facts()
+        if self.val_loss is not None:
+            facts.insert(2, ("val loss", f"{self.val_loss:.4f}"))
+        for half in (facts[: len(facts) // 2], facts[len(facts) // 2 :]):
+            grid.add_row(*(Text.assemble((name, "dim"), " ", (value, "bold")) for name, value in half))
+        bar = ProgressBar(total=self.total, completed=self.metrics["step"], width=min(60, self.console.width))
+        width = min(60, self.console.width - 6)
+        return Group(bar, grid, Text.assemble(("loss ", "dim"), (sparkline(self.losses, width), "cyan")))
+
+
+def header(run: Run) -> str:
+    """Return the lines that say what runs on what."""
+    count = sum(parameter.numel() for parameter in run.module.parameters())
+    sizes, names = run.sizes, run.recipe
+    return (
+        f"{names.model.name}: {count:,} parameters, {run.tokenizer.vocab_size:,} tokens in the vocabulary\n"
+        f"{names.dataset.name}: {run.train_rows.store.tokens:,} training tokens, "
+        f"{run.held_out.tokens if run.held_out else 0:,} held out\n"
+        f"{names.optimizer.name}, {names.scheduler.name}: {sizes.steps} steps of {sizes.rows} x "
+        f"{sizes.sequence_length} tokens ({run.train_rows.epoch(sizes.steps * sizes.rows):.1f} epochs), "
+        f"{run.precision} on {run.device}\n"
+        f"writing to {run.folder}"
+    )
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """Return a curve of at most `width` block characters, each the mean of its share of the values."""
+    count = min(len(values), max(1, width))
+    bounds = [len(values) * i // count for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    low, high = min(means), max(means)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((mean - low) * scale)] for mean in means)

@@ -1,0 +1,45 @@
+"""Parameter groups: which parameters of a model decay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from llmx.errors import PluginError, RecipeError
+from llmx.protocols import Role
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DECAYING = frozenset({"hidden", "head"})
+"""Roles that decay: the matrices that multiply activations. An embedding's row has a gradient only when its token
+occurs, so decay would mostly shrink rare tokens; norms and biases have few numbers and a scale that means something."""
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that require gradients, by name.
+
+    Raises:
+        PluginError: `model.roles()` leaves a parameter out or gives it a role that does not exist.
+        RecipeError: no parameter requires gradients.
+    """
+    roles, known = model.roles(), get_args(Role)
+    for name, _ in model.named_parameters():
+        if roles.get(name) not in known:
+            given = f"the role {roles[name]!r}" if name in roles else "no role"
+            raise PluginError(f"{type(model).__name__}.roles() gives {name!r} {given}: want one of {', '.join(known)}")
+    found = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    if not found:
+        raise RecipeError("optimizer: nothing to train: no parameter of the model requires gradients")
+    return found
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the groups "decay" and "no_decay", each in the model's order and left out when it is empty."""
+    roles, parameters = model.roles(), trainable(model)
+    decaying = [each for name, each in parameters.items() if roles[name] in DECAYING]
+    others = [each for name, each in parameters.items() if roles[name] not in DECAYING]
+    groups = [
+        {"name": "decay", "params": decaying, "weight_decay": weight_decay},
+        {"name": "no_decay", "params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
