@@ -17,7 +17,7 @@ from llmx.registry import Registry
 if TYPE_CHECKING:
     from llmx.generate.decode import Generation
     from llmx.protocols import Model, Sampler, Tokenizer
-    from llmx.run import Run
+    from llmx.assembly import Run
 
 Source = str | Path | Mapping[str, Any] | None
 """A recipe: a file, a run folder, nested values, or None for the defaults."""
@@ -101,7 +101,7 @@ def run(
 def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bool) -> Run:
     """Assemble a resolved recipe and train it in `folder`."""
     from llmx import folder as folders
-    from llmx.run import assemble
+    from llmx.assembly import assemble
     from llmx.train import checkpoint
     from llmx.train.device import choose_device, choose_precision
     from llmx.train.export import export

@@ -43,7 +43,7 @@ def _matching(pattern: re.Pattern[str], wanted: str) -> Callable[[Any, attrs.Att
     return check
 
 
-def _attrs_class(_: Any, attribute: attrs.Attribute[type], value: type) -> None:
+def _attrs_class(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not (isinstance(value, type) and attrs.has(value)):
         raise ValueError(f"{attribute.name!r} must be an attrs class: {value!r}")
 
@@ -67,7 +67,7 @@ class Component:
 
     name: str = field(validator=_matching(NAME, "a lower-case name"))
     target: str = field(validator=_matching(TARGET, '"package.module:attribute"'))
-    options: type = field(default=NoOptions, validator=_attrs_class)
+    options: type[Any] = field(default=NoOptions, validator=_attrs_class)
     summary: str = ""
     handles: tuple[str, ...] = field(default=(), converter=tuple)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmx.component import Component
-    from llmx.run import Run
+    from llmx.assembly import Run
 
 hookspec = pluggy.HookspecMarker("llmx")
 hookimpl = pluggy.HookimplMarker("llmx")

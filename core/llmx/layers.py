@@ -61,7 +61,8 @@ def merge(layers: Iterable[Layer]) -> Table:
             if section in LISTS:
                 merged[section] = _merge_list(merged.get(section), value, layer.origin, section)
             elif section in NAMED:
-                merged[section] = _merge_part(merged.get(section, Table()), _table_of(value, layer.origin, section), layer.origin)
+                values = _table_of(value, layer.origin, section)
+                merged[section] = _merge_part(merged.get(section, Table()), values, layer.origin)
             elif isinstance(value, Mapping):
                 merged[section] = merged.get(section, Table()) | _leaves(value, layer.origin)
             else:
@@ -111,7 +112,7 @@ def _merge_named(before: list[Table], values: Mapping[str, Any], origin: str, se
             raise RecipeError(f"{origin}: {section}.{name} must be a table: write {section}.NAME.OPTION = …")
         found = [i for i, old in enumerate(after) if old["name"].value == name]
         if not found:
-            raise RecipeError(f"{origin}: {section}.{name}: {name!r} is not in the list of {section}s; name it there first")
+            raise RecipeError(f"{origin}: {section}.{name}: not in the list of {section}s; name it there first")
         after[found[0]] = after[found[0]] | _leaves(options, origin)
     return after
 
@@ -165,7 +166,8 @@ def _parse(path: Path, text: str) -> Any:
 
 def _parse_yaml(path: Path, text: str) -> Any:
     try:
-        from ruamel.yaml import YAML, YAMLError
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import YAMLError
     except ImportError:
         raise RecipeError(f"{path}: YAML recipes need an extra: pip install 'llmx[yaml]'") from None
     try:

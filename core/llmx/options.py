@@ -6,6 +6,7 @@ import ast
 import difflib
 import functools
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -26,7 +27,7 @@ class Fault:
 
     path: str
     message: str
-    value: Any = attrs.NOTHING
+    value: Any = None
 
 
 @frozen
@@ -110,9 +111,13 @@ def _converter() -> Any:
         converter.register_structure_hook(primitive, _exactly)
     converter.register_structure_hook(float, _float)
     converter.register_structure_hook(Path, _path)
-    converter.register_structure_hook_func(lambda wanted: typing.get_origin(wanted) in (list, tuple), _sequence)
+    converter.register_structure_hook_func(_is_sequence, _sequence)
     configure_union_passthrough(str | bool | int | float | None, converter, accept_ints_as_floats=True)
     return converter
+
+
+def _is_sequence(wanted: Any) -> bool:
+    return typing.get_origin(wanted) in (list, tuple)
 
 
 def _exactly(value: Any, wanted: type) -> Any:
@@ -137,7 +142,7 @@ def _sequence(value: Any, wanted: Any) -> Any:
     if not isinstance(value, list | tuple):
         raise TypeError(value)
     kinds = typing.get_args(wanted)
-    if typing.get_origin(wanted) is list or kinds[1:] == (...,):
+    if typing.get_origin(wanted) is list or kinds[-1] is ...:
         kinds = kinds[:1] * len(value)
     if len(kinds) != len(value):
         raise TypeError(value)
@@ -196,7 +201,8 @@ def unit_of(name: str) -> str:
     """Return the unit that a field's name states: `warmup_steps` is in steps; empty for none."""
     if name.endswith("_s"):
         return "seconds"
-    return next((unit for unit in UNITS if name == unit or name.startswith(f"{unit}_") or name.endswith(f"_{unit}")), "")
+    words = name.split("_")
+    return next((unit for unit in UNITS if unit in (words[0], words[-1])), "")
 
 
 def _default(each: attrs.Attribute[Any]) -> str:
@@ -204,7 +210,7 @@ def _default(each: attrs.Attribute[Any]) -> str:
     if value is attrs.NOTHING:
         return "required"
     if isinstance(value, attrs.Factory):  # type: ignore[arg-type]  # Factory is a class at run time
-        value = value.factory()
+        value = value.factory()  # type: ignore[union-attr]
     if value is None:
         return "-"
     return f'"{value}"' if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value).lower()
@@ -215,7 +221,7 @@ def field_docstrings(cls: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         body = _class_body(base)
-        for statement, after in zip(body, body[1:], strict=False):
+        for statement, after in itertools.pairwise(body):
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 text = after.value if isinstance(after, ast.Expr) else None
                 if isinstance(text, ast.Constant) and isinstance(text.value, str):

@@ -84,7 +84,8 @@ def offers_of(module: ModuleType) -> list[tuple[str, Component]]:
     """Return the (kind, component) pairs a plugin module offers.
 
     Raises:
-        OfferError: a hook is misspelt, unmarked, takes unknown arguments, or offers what is no component, or a name twice.
+        OfferError: a hook is misspelt, unmarked or takes unknown arguments, or offers what is no component or
+            one name twice.
     """
     _check_marks(module)
     manager = pluggy.PluginManager("llmx")

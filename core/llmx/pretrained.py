@@ -40,7 +40,9 @@ class Pretrained:
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def save(folder: Path, model: Model, weights: Mapping[str, Tensor], tokenizer: Tokenizer, names: Mapping[str, str]) -> None:
+def save(
+    folder: Path, model: Model, weights: Mapping[str, Tensor], tokenizer: Tokenizer, names: Mapping[str, str]
+) -> None:
     """Write a model folder in one step; what stood there stays until the new one is whole.
 
     Args:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
     """Give a function that is called with the count so far; the line is on stderr and goes when the work ends."""
     if not sys.stderr.isatty():
-        yield lambda count: None
+        yield lambda _: None
         return
     from rich.console import Console
 

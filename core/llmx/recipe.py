@@ -15,7 +15,11 @@ from llmx.registry import Offer, Registry
 
 Options = TypeVar("Options")
 
-positive = validators.ge(1)
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+positive: Any = validators.ge(1)
+optional_whole: Any = validators.optional(validators.ge(1))
+optional_positive: Any = validators.optional(validators.gt(0))
 
 
 @frozen
@@ -24,17 +28,17 @@ class TrainOptions:
 
     steps: int = field(default=100, validator=positive)
     """Optimizer updates. The default suits the embedded corpus: two to three minutes on two CPU cores."""
-    epochs: float | None = field(default=None, validator=validators.optional(validators.gt(0)), metadata={"unit": "epochs"})
+    epochs: float | None = field(default=None, validator=optional_positive)
     """Passes over the training tokens; given, it takes the place of `steps`."""
     seed: int = field(default=0, validator=validators.ge(0))
     """Seed of the weights, of the order of samples and of dropout."""
     tokens_per_update: int = field(default=8192, validator=positive)
     """Tokens read for one optimizer update, over all ranks and micro-batches; a multiple of the sequence length."""
-    micro_batch: int | None = field(default=None, validator=validators.optional(positive), metadata={"unit": "rows"})
+    micro_batch: int | None = field(default=None, validator=optional_whole, metadata={"unit": "rows"})
     """Rows in one forward and backward pass; less takes less memory, and the same update. Unset: all rows at once."""
-    clip_norm: float | None = field(default=1.0, validator=validators.optional(validators.gt(0)))
+    clip_norm: float | None = field(default=1.0, validator=optional_positive)
     """Largest L2 norm of the whole gradient; a larger one is scaled down to it."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """Type of the matrix products; weights and optimizer state stay in fp32. "auto" is bf16 where the device
     computes in it and fp32 elsewhere; fp16 scales the loss."""
     compile: bool = False
@@ -47,9 +51,9 @@ class TrainOptions:
 class EvalOptions:
     """How the run is measured on held-out documents."""
 
-    every: int | None = field(default=None, validator=validators.optional(positive), metadata={"unit": "steps"})
+    every: int | None = field(default=None, validator=optional_whole, metadata={"unit": "steps"})
     """Steps between evaluations; there is always one after the last step. Unset: a tenth of the run."""
-    tokens: int | None = field(default=262_144, validator=validators.optional(positive))
+    tokens: int | None = field(default=262_144, validator=optional_whole)
     """Most held-out tokens to read in one evaluation, the same ones each time."""
 
 
@@ -57,7 +61,7 @@ class EvalOptions:
 class CheckpointOptions:
     """What is kept of a run, to resume and to use."""
 
-    every: int | None = field(default=None, validator=validators.optional(positive), metadata={"unit": "steps"})
+    every: int | None = field(default=None, validator=optional_whole, metadata={"unit": "steps"})
     """Steps between checkpoints; there is always one after the last step. Unset: a fifth of the run."""
     keep_last: int = field(default=2, validator=positive)
     """Newest checkpoints to keep; the one with the best validation loss is kept besides."""
@@ -71,7 +75,9 @@ class DataOptions:
 
     held_out: float = field(default=0.05, validator=validators.and_(validators.ge(0), validators.lt(1)))
     """Share of the text kept for evaluation: whole documents by their hash, or the end of each when there are few."""
-    sequence_length: int | None = field(default=None, validator=validators.optional(validators.ge(2)), metadata={"unit": "tokens"})
+    sequence_length: int | None = field(
+        default=None, validator=validators.optional(validators.ge(2)), metadata={"unit": "tokens"}
+    )
     """Tokens in a row of a batch. Unset: the context length of the model."""
 
 
@@ -126,6 +132,7 @@ CORE_SECTIONS: dict[str, type] = {
     "checkpoint": CheckpointOptions,
     "generate": GenerateOptions,
 }
+
 
 @frozen
 class Recipe:
@@ -213,7 +220,7 @@ class _Resolver:
                 self._unknown_section(name, value, known)
         parts = {name: self._section(name) for name in DEFAULT_NAMES}
         dataset, data = self._data()
-        core = {name: self._options(cls, self._table(name), name) for name, cls in CORE_SECTIONS.items()}
+        core: dict[str, Any] = {n: self._options(cls, self._table(n), n) for n, cls in CORE_SECTIONS.items()}
         hooks = self._hooks()
         if self.faults:
             raise RecipeError(*self.faults)
@@ -225,7 +232,7 @@ class _Resolver:
             return tuple(self._part(name, table, f"{name}.{table['name'].value}") for table in self.merged[name])
         return self._part(name, self._table(name), name)
 
-    def _data(self) -> tuple[Part | None, Any]:
+    def _data(self) -> tuple[Any, Any]:
         table = dict(self._table("data"))
         own = {key: table.pop(key) for key in fields_dict(DataOptions) if key in table}
         if "name" not in table:
@@ -239,7 +246,8 @@ class _Resolver:
         suffix = "." + text.rpartition("/")[2].rpartition(".")[2] if "." in text.rpartition("/")[2] else ""
         offer = self.registry.handling("dataset", suffix.lower()) if suffix else None
         if offer is None:
-            readers = ", ".join(f"{h} ({o.component.name})" for o in self.registry.offers("dataset") for h in o.component.handles)
+            components = [offer.component for offer in self.registry.offers("dataset")]
+            readers = ", ".join(f"{suffix} ({each.name})" for each in components for suffix in each.handles)
             self.faults.append(
                 f"{path.origin}: data.path = {text!r}: no dataset is chosen by this ending; "
                 f"set data.name (known endings: {readers})"
@@ -288,8 +296,9 @@ class _Resolver:
 
     def _hooks(self) -> tuple[str, ...]:
         leaf = self.merged.get("hooks", Leaf([], "default"))
-        if isinstance(leaf, Leaf) and isinstance(leaf.value, list) and all(isinstance(each, str) for each in leaf.value):
-            return tuple(leaf.value)
+        paths = leaf.value if isinstance(leaf, Leaf) else None
+        if isinstance(paths, list) and all(isinstance(path, str) for path in paths):
+            return tuple(paths)
         self.faults.append("hooks must be a list of paths to Python files")
         return ()
 

@@ -78,7 +78,8 @@ class Registry:
         """
         distribution, _, bare = name.rpartition(":")
         given = f"{where or kind} = {name!r}"
-        found = [offer for offer in self._offers.get((kind, bare), []) if distribution in ("", offer.plugin.distribution)]
+        offers = self._offers.get((kind, bare), [])
+        found = [offer for offer in offers if distribution in ("", offer.plugin.distribution)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -101,10 +102,10 @@ class Registry:
 
     def _unknown(self, kind: str, name: str, distribution: str, given: str) -> LlmxError:
         known = [entry for entry in catalogue() if name in entry.provides.get(kind, ())]
-        owners = {distribution} | {entry.name for entry in known} | {entry.distribution for entry in known}
+        listed = {(entry.distribution, entry.name) for entry in known}
         for plugin in self.plugins:
-            named = {plugin.name, plugin.distribution}
-            if plugin.status == "ok" or not (named & owners or any(name in part.split("-") for part in named)):
+            named = plugin.distribution == distribution or (plugin.distribution, plugin.name) in listed
+            if plugin.status == "ok" or not (named or name in (plugin.name, *plugin.distribution.split("-"))):
                 continue
             if plugin.status == "disabled":
                 return PluginError(f"{given}: plugin {plugin.name!r} of {plugin.distribution} is disabled: "
@@ -136,6 +137,4 @@ def catalogue() -> tuple[KnownPlugin, ...]:
     path = catalogue_path()
     with path.open("rb") as file:
         entries = tomllib.load(file)["plugin"]
-    return tuple(
-        KnownPlugin(entry["name"], entry["distribution"], entry["provides"], entry["summary"], entry) for entry in entries
-    )
+    return tuple(KnownPlugin(e["name"], e["distribution"], e["provides"], e["summary"], e) for e in entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from llmx_loggers import ConsoleOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmx.run import Run
+    from llmx.assembly import Run
 
 BARS = "▁▂▃▄▅▆▇█"
 SMOOTHING = 0.9
@@ -92,7 +93,7 @@ class ConsoleLogger:
 
     def _facts(self) -> list[tuple[str, str]]:
         m = self.metrics
-        facts = [
+        return [
             ("step", f"{int(m['step'])}/{self.total}"),
             ("loss", f"{m['train/loss']:.4f}"),
             ("lr", f"{m['lr']:.2e}"),
@@ -102,7 +103,6 @@ class ConsoleLogger:
             ("memory", f"{m['memory_bytes'] / 2**30:.1f} GiB"),
             ("left", self._left()),
         ]
-        return facts
 
     def _left(self) -> str:
         seconds = round((self.total - self.metrics["step"]) * (self.seconds_a_step or 0))
@@ -141,7 +141,7 @@ def sparkline(values: list[float], width: int) -> str:
     """Return a curve of at most `width` block characters, each the mean of its share of the values."""
     count = min(len(values), max(1, width))
     bounds = [len(values) * i // count for i in range(count + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]
     low, high = min(means), max(means)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((mean - low) * scale)] for mean in means)

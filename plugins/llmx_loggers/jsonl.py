@@ -9,7 +9,7 @@ from llmx import hookimpl
 from llmx_loggers import JsonlOptions
 
 if TYPE_CHECKING:
-    from llmx.run import Run
+    from llmx.assembly import Run
 
 
 class JsonlLogger:

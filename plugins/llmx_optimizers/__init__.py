@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attrs import field, frozen, validators
+
 from llmx import Component, hookimpl
 
 _POSITIVE = [validators.gt(0), validators.lt(float("inf"))]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from attrs import Attribute, field, frozen, validators
+
 from llmx import Component, hookimpl
 
 

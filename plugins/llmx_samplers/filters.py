@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
+
 from llmx.protocols import Sampler
 
 if TYPE_CHECKING:
-    from llmx import NoOptions
-    from llmx.protocols import Tokenizer
     from torch import Tensor
 
+    from llmx import NoOptions
+    from llmx.protocols import Tokenizer
     from llmx_samplers import MinPOptions, TemperatureOptions, TopKOptions, TopPOptions
 
 

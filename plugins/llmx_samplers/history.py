@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from attrs import Factory, define
+
 from llmx.protocols import Sampler
 
 if TYPE_CHECKING:
-    from llmx.protocols import Tokenizer
     from torch import Tensor
 
+    from llmx.protocols import Tokenizer
     from llmx_samplers import NoRepeatNgramOptions, RepetitionPenaltyOptions
 
 

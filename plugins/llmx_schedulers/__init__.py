@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from attrs import field, frozen, validators
+
 from llmx import Component, hookimpl
 
 _FRACTION = [validators.ge(0), validators.le(1)]

@@ -14,7 +14,6 @@ from llmx.errors import RecipeError
 
 if TYPE_CHECKING:
     from llmx.protocols import Schedule
-
     from llmx_schedulers import DecayOptions, PolynomialOptions, WarmupOptions, WsdOptions
 
 

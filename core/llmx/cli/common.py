@@ -50,7 +50,9 @@ def warn_of_broken(registry: Registry) -> None:
         click.echo(f"llmx: plugin {plugin.name} of {plugin.distribution} did not load: {plugin.error}", err=True)
 
 
-def recipe_layers(recipe: Path | None, overrides: list[str], names: dict[str, Any], hooks: tuple[str, ...]) -> list[Layer]:
+def recipe_layers(
+    recipe: Path | None, overrides: list[str], names: dict[str, Any], hooks: tuple[str, ...]
+) -> list[Layer]:
     """Return the layers of a command's recipe."""
     from llmx.api import layers_of
 

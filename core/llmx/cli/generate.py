@@ -37,7 +37,7 @@ def command(
     \b
     llmx generate runs/my-run "Once upon a time" --stream
     llmx generate runs/my-run "ROMEO:" --sampler greedy
-    llmx generate runs/my-run "The" --sampler top-k --sampler temperature sampler.top-k.k=20 sampler.temperature.temperature=0.7
+    llmx generate runs/my-run "The" --sampler top-k sampler.top-k.k=20 --seed 7
     """
     import attrs
 

@@ -10,7 +10,7 @@ import click
 from llmx.cli.common import name_options, recipe_layers, split_arguments, warn_of_broken
 
 if TYPE_CHECKING:
-    from llmx.run import Run
+    from llmx.assembly import Run
 
 
 @click.command("run")
@@ -81,8 +81,10 @@ def _report(run: Run, *, as_json: bool) -> None:
     if as_json:
         import json
 
-        facts = {"folder": str(run.folder), "step": state.step, "tokens": state.tokens, "best_val_loss": state.best_loss}
-        click.echo(json.dumps({**facts, "samples": samples}, ensure_ascii=False))
+        import attrs
+
+        facts = {"folder": str(run.folder), **attrs.asdict(state), "samples": samples}
+        click.echo(json.dumps(facts, ensure_ascii=False))
         return
     click.echo()
     for prompt, text in samples:

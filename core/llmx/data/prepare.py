@@ -73,9 +73,7 @@ def _publish(temporary: Path, folder: Path) -> None:
             raise
 
 
-def _write(
-    folder: Path, dataset: Dataset, split: Split, tokenizer: Tokenizer, identity: dict[str, object]
-) -> None:
+def _write(folder: Path, dataset: Dataset, split: Split, tokenizer: Tokenizer, identity: dict[str, object]) -> None:
     writers = {name: ShardWriter(folder, name, tokenizer.vocab_size) for name in ("train", "val")}
     done = 0
     with progress("Encoding", "characters") as report:

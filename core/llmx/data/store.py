@@ -114,7 +114,8 @@ class TokenStore:
             piece = self._ids[shard][local : local + length].long()
             places = torch.arange(local, local + len(piece), dtype=self._starts[shard].dtype)
             ids.append(piece)
-            documents.append(torch.bucketize(places, self._starts[shard], right=True) + self._first_document[shard])
+            local_document = torch.bucketize(places, self._starts[shard], right=True) - 1
+            documents.append(local_document + self._first_document[shard])
             start, length = start + len(piece), length - len(piece)
         return torch.cat(ids), torch.cat(documents)
 
@@ -122,10 +123,10 @@ class TokenStore:
 def _map(path: Path) -> tuple[Tensor, Tensor]:
     """Return a shard's tokens and the offsets where its documents begin, mapped, not read."""
     import pyarrow as pa
-    import torch
+    from torch.utils.dlpack import from_dlpack
 
     column = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column("ids")
-    return torch.from_dlpack(column.values), torch.from_dlpack(column.offsets)[:-1]
+    return from_dlpack(column.values), from_dlpack(column.offsets)[:-1]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

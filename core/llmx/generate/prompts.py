@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmx.run import Run
+    from llmx.assembly import Run
 
 PROMPT_CHARS = 60
 

@@ -43,7 +43,8 @@ def save(checkpoints: Path, step: int, weights: Mapping[str, Tensor], state: Map
     try:
         tensors: dict[str, Tensor] = {}
         packed = pack(dict(state), tensors, "state")
-        save_file({name: each.detach().cpu().contiguous() for name, each in weights.items()}, temporary / "model.safetensors")
+        plain = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+        save_file(plain, temporary / "model.safetensors")
         save_file(tensors, temporary / "state.safetensors")
         (temporary / "state.json").write_text(json.dumps(packed), encoding="utf-8")
         seal(temporary)

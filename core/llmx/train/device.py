@@ -10,6 +10,7 @@ import torch
 
 from llmx.errors import RecipeError
 from llmx.protocols import Batch
+from llmx.recipe import Precision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,11 +28,11 @@ def choose_device(wanted: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without that device
         reason = str(error).splitlines()[0]
-        raise RecipeError(f"train.device = {wanted!r}: not usable here ({reason}); try \"auto\"") from None
+        raise RecipeError(f'train.device = {wanted!r}: not usable here ({reason}); try "auto"') from None
     return device
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
+def choose_precision(wanted: Precision, device: torch.device) -> Precision:
     """Return "fp32", "bf16" or "fp16"; "auto" is bf16 where the device multiplies in it."""
     if wanted != "auto":
         return wanted

@@ -12,7 +12,7 @@ from llmx.errors import DataError
 from llmx.train.device import autocast, to_device
 
 if TYPE_CHECKING:
-    from llmx.run import Run
+    from llmx.assembly import Run
 
 
 def evaluate(run: Run) -> tuple[float, float]:
@@ -28,9 +28,7 @@ def evaluate(run: Run) -> tuple[float, float]:
     module.eval()
     total, count = 0.0, 0
     with torch.no_grad(), autocast(run.precision, run.device):
-        rows = held_out_batches(
-            run.held_out, run.sizes.sequence_length, run.sizes.micro_batch, run.recipe.eval.tokens
-        )
+        rows = held_out_batches(run.held_out, run.sizes.sequence_length, run.sizes.micro_batch, run.recipe.eval.tokens)
         for batch in rows:
             total += float(run.objective(run.model, to_device(batch, run.device)))
             count += batch.count

@@ -16,7 +16,7 @@ from llmx.registry import Registry
 from llmx.train import checkpoint
 
 if TYPE_CHECKING:
-    from llmx.run import Run
+    from llmx.assembly import Run
 
 
 def export(run: Run) -> Path:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
@@ -22,7 +22,7 @@ from llmx.train.tree import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from llmx.protocols import Batch, Model
-    from llmx.run import Run
+    from llmx.assembly import Run
 
 
 class Trainer:
@@ -69,9 +69,8 @@ class Trainer:
 
     def _stopped(self, signum: int) -> StoppedError:
         run = self.run
-        return StoppedError(
-            signum, f"stopped after step {run.state.step} of {run.sizes.steps}; go on with: llmx run {run.folder} --resume"
-        )
+        text = f"stopped after step {run.state.step} of {run.sizes.steps}; go on with: llmx run {run.folder} --resume"
+        return StoppedError(signum, text)
 
     # --- one update -------------------------------------------------------------------------------------------------
 
@@ -116,7 +115,7 @@ class Trainer:
         for batch in batches:
             with autocast(run.precision, run.device):
                 loss_sum = self.loss_sum(run.model, to_device(batch, run.device))
-            self.scaler.scale(loss_sum / count).backward()
+            self.scaler.scale(loss_sum / count).backward()  # type: ignore[no-untyped-call]
             total += loss_sum.detach()
         return float(total) / count
 

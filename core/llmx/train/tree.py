@@ -28,7 +28,7 @@ def pack(state: Any, tensors: dict[str, Tensor], path: str) -> Any:
     if isinstance(state, list | tuple):
         kind = "tuple" if isinstance(state, tuple) else "list"
         return {kind: [pack(value, tensors, f"{path}.{index}") for index, value in enumerate(state)]}
-    raise TypeError(f"{path}: a {type(state).__name__} cannot be saved; keep tensors, numbers, strings, lists and dicts")
+    raise TypeError(f"{path}: a {type(state).__name__} cannot be saved: use tensors, numbers, strings, lists, dicts")
 
 
 def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:

@@ -169,7 +169,7 @@ def _resumed_tokens(recipe: Recipe, registry: Registry, folder: Path) -> tuple[T
     dataset = recipe.dataset.load()(recipe.dataset.options)
     found = prepare(dataset, Split(recipe.data.held_out), tokenizer, digest)
     if found != wanted:
-        raise CheckpointError(f"{folder}: the data changed since the run began: it cannot go on exactly; start a new run")
+        raise CheckpointError(f"{folder}: the data changed since the run began, so it cannot go on; start a new run")
     return tokenizer, found
 
 

@@ -1,0 +1,5 @@
+"""`python -m llmx` is `llmx`."""
+
+from llmx.cli import main
+
+main()

@@ -1,0 +1,180 @@
+"""Discovery: one plugin's fault is never another's, and everything is reported with where it came from."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmx import Component, PluginError, RecipeError, Registry
+from llmx.component import KINDS
+from llmx.plugins import Plugin, discover
+from llmx.registry import catalogue
+
+GOOD = """
+    from llmx import Component, hookimpl
+    @hookimpl
+    def llmx_optimizers():
+        return [Component(name="{name}", target="acme_impl:build")]
+"""
+
+
+class Site:
+    """A folder on the import path into which distributions are put."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, distribution: str, source: str, entry: str = "acme", version: str = "0.1") -> str:
+        module = distribution.replace("-", "_")
+        info = self.folder / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[llmx]\n{entry} = {module}\n")
+        (self.folder / f"{module}.py").write_text(textwrap.dedent(source))
+        return module
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield Site(tmp_path)
+    for name in set(sys.modules) - before:
+        if name.startswith("acme"):
+            del sys.modules[name]
+
+
+def found(distribution: str) -> Plugin:
+    return next(plugin for plugin in discover() if plugin.distribution == distribution)
+
+
+def test_a_strangers_plugin_is_found(site: Site) -> None:
+    """An entry point is all it takes; the version is the distribution's."""
+    site.add("acme-optim", GOOD.format(name="fast"), version="1.2")
+    plugin = found("acme-optim")
+    assert (plugin.status, plugin.version, [c.name for _, c in plugin.offers]) == ("ok", "1.2", ["fast"])
+    assert Registry().find("optimizer", "fast").plugin == plugin
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import nothing_of_the_kind", "ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("def broken(:", "SyntaxError: invalid syntax"),
+        ("from llmx import hookimpl\n@hookimpl\ndef llmx_optimisers(): return []", "unknown hook 'llmx_optimisers'"),
+        ("from llmx import hookimpl\n@hookimpl\ndef llmx_optimizers(run): return []", "llmx_optimizers"),
+        ("def llmx_optimizers(): return []", "llmx_optimizers is not marked with @llmx.hookimpl"),
+        ("from llmx import hookimpl\n@hookimpl\ndef llmx_after_step(run): pass", "belongs on a callback"),
+        ("from llmx import hookimpl\n@hookimpl\ndef llmx_optimizers(): return ['adamw']", "which is no llmx.Component"),
+        ("from llmx import hookimpl\n@hookimpl\ndef llmx_optimizers(): return None", "TypeError"),
+        (GOOD.format(name="A b"), "'name' must be a lower-case name: 'A b'"),
+        (GOOD.format(name='x", options=int, summary="'), "'options' must be an attrs class"),
+        (GOOD.format(name="x") + "    @hookimpl\n    def llmx_samplers():\n        return 1 / 0", "ZeroDivisionError"),
+        (GOOD.format(name="x").replace("return [", "return 2 * ["), "offers 'x' twice"),
+    ],
+)
+def test_a_broken_plugin_harms_no_other(site: Site, source: str, error: str) -> None:
+    """It is reported in one line, with its traceback and distribution; all others work."""
+    site.add("acme-bad", source)
+    site.add("acme-good", GOOD.format(name="fine"))
+    bad = found("acme-bad")
+    assert bad.status == "broken"
+    assert error in bad.error
+    assert "\n" not in bad.error
+    assert "Traceback" in bad.traceback
+    registry = Registry()
+    assert registry.find("optimizer", "fine").plugin.distribution == "acme-good"
+    assert {offer.component.name for offer in registry.offers("scheduler")} >= {"cosine", "wsd"}
+
+
+def test_two_distributions_with_one_entry_name_are_both_found(site: Site) -> None:
+    """pluggy would skip the second without a word."""
+    site.add("acme-one", GOOD.format(name="one"), entry="same")
+    site.add("acme-two", GOOD.format(name="two"), entry="same")
+    registry = Registry()
+    assert registry.find("optimizer", "one").plugin.distribution == "acme-one"
+    assert registry.find("optimizer", "two").plugin.distribution == "acme-two"
+
+
+def test_one_name_from_two_distributions_must_be_qualified(site: Site) -> None:
+    """A collision stops and says what to write; nothing is renamed."""
+    site.add("acme-optim", GOOD.format(name="adamw"))
+    registry = Registry()
+    with pytest.raises(RecipeError, match=r'offered by acme-optim and by llmx: write "acme-optim:adamw" or "llmx:adamw"'):
+        registry.find("optimizer", "adamw")
+    assert registry.find("optimizer", "acme-optim:adamw").plugin.distribution == "acme-optim"
+    assert registry.find("optimizer", "llmx:adamw").plugin.distribution == "llmx"
+
+
+def test_a_broken_plugin_that_is_named_stops_with_its_traceback(site: Site) -> None:
+    """By the entry point's name, or by the distribution's."""
+    site.add("llmx-lion", "1 / 0", entry="lion")
+    for name in ("lion", "llmx-lion:lion"):
+        with pytest.raises(PluginError, match=r"failed to load: ZeroDivisionError[\s\S]*llmx_lion\.py"):
+            Registry().find("optimizer", name)
+
+
+def test_disabled_plugins_are_not_loaded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`LLMX_DISABLE_PLUGINS` takes names of entry points and of distributions."""
+    module = site.add("llmx-lion", GOOD.format(name="lion"), entry="lion")
+    monkeypatch.setenv("LLMX_DISABLE_PLUGINS", "llmx-lion, schedulers")
+    registry = Registry()
+    assert {p.name for p in registry.plugins if p.status == "disabled"} == {"lion", "schedulers"}
+    assert module not in sys.modules
+    with pytest.raises(PluginError, match="is disabled: take it out of LLMX_DISABLE_PLUGINS"):
+        registry.find("optimizer", "lion")
+
+
+def test_a_target_that_does_not_exist_is_named(site: Site) -> None:
+    """The part's code is imported only when it is used, and then says what is missing."""
+    site.add("acme-optim", GOOD.format(name="fast"))
+    component = Registry().find("optimizer", "fast").component
+    with pytest.raises(PluginError, match=r"fast: target 'acme_impl:build': no module 'acme_impl'"):
+        component.load()
+    with pytest.raises(PluginError, match="llmx has no 'nope'"):
+        Component(name="x", target="llmx:nope").load()
+
+
+def test_a_target_that_needs_a_package_says_how_to_get_it(site: Site) -> None:
+    """An optional dependency that is missing is named with its install line."""
+    site.add("acme-optim", GOOD.format(name="fast"))
+    (site.folder / "acme_impl.py").write_text("import not_installed_here")
+    with pytest.raises(PluginError, match="needs the package 'not_installed_here': pip install not_installed_here"):
+        Registry().find("optimizer", "fast").component.load()
+
+
+def test_the_catalogue_is_what_llmx_ships() -> None:
+    """Every built-in plugin is in registry.toml with exactly the parts it offers."""
+    listed = {entry.name: entry for entry in catalogue() if entry.distribution == "llmx"}
+    shipped = {plugin.name: plugin for plugin in discover() if plugin.distribution == "llmx"}
+    assert listed.keys() == shipped.keys()
+    for name, plugin in shipped.items():
+        offered: dict[str, list[str]] = {}
+        for kind, component in plugin.offers:
+            offered.setdefault(kind, []).append(component.name)
+        assert {kind: sorted(names) for kind, names in offered.items()} == listed[name].provides
+        assert Path(listed[name].fields["source"], "__init__.py").exists()
+        assert listed[name].fields.keys() == {*"name distribution summary provides requires source licence status".split()}
+
+
+def test_a_known_plugin_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that only the catalogue knows ends with the pip command."""
+    monkeypatch.setenv("LLMX_DISABLE_PLUGINS", "")
+    registry = Registry([plugin for plugin in discover() if plugin.name != "optimizers"])
+    with pytest.raises(PluginError, match="'adamw' is not installed: pip install llmx"):
+        registry.find("optimizer", "adamw")
+
+
+def test_every_builtin_target_and_options_class_works() -> None:
+    """A component whose target or options cannot be loaded is no component."""
+    offers = [offer for offer in Registry().offers() if offer.plugin.distribution == "llmx"]
+    assert {offer.kind for offer in offers} >= set(KINDS) - {"adapter", "callback"}
+    for offer in offers:
+        assert callable(offer.component.load())
+        assert offer.component.summary

@@ -1,0 +1,163 @@
+"""Recipes: layers over layers, names to parts, and where each value came from."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmx import Recipe, RecipeError
+from llmx.api import layers_of
+from llmx.layers import Layer, environment_layer, is_override, merge, override_layers
+from llmx.toml import dumps
+
+
+def resolve(*values: dict[str, Any], **names: Any) -> Recipe:
+    return Recipe.resolve([Layer(f"layer {i}", each) for i, each in enumerate(values)], **names)
+
+
+def test_the_defaults_are_the_main_job() -> None:
+    """Nothing given: TinyLLM on python-docs."""
+    recipe = Recipe.resolve([])
+    assert [part.name for _, part in recipe.parts][:6] == [
+        "tinyllm",
+        "sentencepiece",
+        "python-docs",
+        "causal-lm",
+        "adamw",
+        "linear",
+    ]
+    assert not recipe.origins
+
+
+def test_later_layers_win_and_are_remembered(tmp_path: Path) -> None:
+    """Defaults < extends < recipe < variables < flags < overrides, and each value knows its place."""
+    (tmp_path / "base.toml").write_text("[optimizer]\nlr = 1.0\neps = 1.0\nweight_decay = 1.0\n[train]\nsteps = 1\n")
+    (tmp_path / "r.toml").write_text('extends = "base.toml"\n[optimizer]\nlr = 0.5\neps = 0.5\n')
+    layers = layers_of(tmp_path / "r.toml", overrides=["optimizer.lr=0.125"], optimizer="adamw", logger=["jsonl"])
+    recipe = Recipe.resolve(layers)
+    assert (recipe.optimizer.options.lr, recipe.optimizer.options.eps) == (0.125, 0.5)
+    assert (recipe.optimizer.options.weight_decay, recipe.train.steps) == (1.0, 1)
+    assert recipe.origins["optimizer.lr"] == "optimizer.lr=0.125"
+    assert recipe.origins["optimizer.eps"] == str(tmp_path / "r.toml")
+    assert recipe.origins["optimizer.weight_decay"] == str(tmp_path / "base.toml")
+    assert recipe.origins["logger.jsonl.name"] == "--logger"
+
+
+def test_variables_override_the_recipe() -> None:
+    """`LLMX_TRAIN__STEPS=7` is train.steps; llmx's own variables are none of the recipe's."""
+    layer = environment_layer({"LLMX_TRAIN__STEPS": "7", "LLMX_CACHE": "/x", "LLMX_DISABLE_PLUGINS": "a"})
+    assert layer.values == {"train": {"steps": 7}}
+    assert Recipe.resolve([Layer("r", {"train": {"steps": 3}}), layer]).train.steps == 7
+
+
+def test_another_part_drops_the_options_of_the_one_before() -> None:
+    """`--optimizer adam` over a recipe with options of adamw starts from adam's defaults."""
+    recipe = resolve({"optimizer": {"name": "adamw", "lr": 1.0}}, {"optimizer": "adam"})
+    assert recipe.optimizer.options.lr != 1.0
+    kept = resolve({"optimizer": {"name": "adamw", "lr": 1.0}}, {"optimizer": "adamw"})
+    assert kept.optimizer.options.lr == 1.0
+
+
+def test_lists_are_replaced_and_their_parts_addressed_by_name() -> None:
+    """`sampler.top-p.p=0.5` changes a link of the chain, the default one too; a new list keeps what stays."""
+    recipe = resolve({"sampler": {"top-p": {"p": 0.5}}}, {"sampler": ["top-p", "greedy"]})
+    assert [part.name for part in recipe.samplers] == ["top-p", "greedy"]
+    assert recipe.samplers[0].options.p == 0.5
+    with pytest.raises(RecipeError, match=r"sampler\.min-p: not in the list"):
+        resolve({"sampler": {"min-p": {"p": 0.5}}})
+
+
+def test_every_fault_is_reported_with_its_place() -> None:
+    """Unknown parts, sections, options and wrong types come together, one line each."""
+    with pytest.raises(RecipeError) as caught:
+        resolve({"optimizer": {"name": "adamv"}, "train": {"steps": 1.5, "sed": 1}, "tokeniser": "char", "steps": 3})
+    text = str(caught.value)
+    assert "layer 0: optimizer.name = 'adamv': no such optimizer; nearest: adam, adamw" in text
+    assert "layer 0: train.steps: must be int, not 1.5 (float)" in text
+    assert "layer 0: train.sed = 1: no such option; nearest: seed, steps" in text
+    assert "layer 0: tokeniser: no such section; nearest: tokenizer" in text
+    assert "layer 0: steps: no such section; nearest: train.steps" in text
+    assert len(text.splitlines()) == 5
+
+
+def test_a_name_of_another_kind_is_told() -> None:
+    """`--optimizer cosine` says that cosine is a scheduler."""
+    with pytest.raises(RecipeError, match="'cosine' is a scheduler"):
+        resolve({"optimizer": "cosine"})
+
+
+def test_the_dataset_is_chosen_by_the_path() -> None:
+    """`data.path` alone picks the reader of its ending; an unknown ending says what to set."""
+    assert resolve({"data": {"path": "x/y.jsonl"}}).dataset.name == "jsonl"
+    assert resolve({"data": {"path": "x/*.parquet"}}).dataset.name == "parquet"
+    assert resolve({"data": {"path": "x/y", "name": "text"}}).dataset.name == "text"
+    with pytest.raises(RecipeError, match=r"data\.path = 'x/y\.docx': no dataset is chosen .*set data\.name"):
+        resolve({"data": {"path": "x/y.docx"}})
+
+
+def test_a_resolved_recipe_reads_back_equal() -> None:
+    """The recipe.toml of a run is the whole recipe."""
+    recipe = resolve(
+        {"train": {"epochs": 1.5}, "sampler": ["greedy"], "generate": {"prompts": ['a"b\n\\', "汉字"]}, "callback": []}
+    )
+    again = resolve(tomllib.loads(dumps(recipe.to_plain())))
+    assert again == recipe
+
+
+def test_yaml_and_json_recipes_read_as_toml_does(tmp_path: Path) -> None:
+    """One recipe in three forms; `3e-4` in YAML is a number, as in YAML 1.2."""
+    forms = {
+        "r.toml": "[optimizer]\nlr = 3e-4\n",
+        "r.yaml": "optimizer:\n  lr: 3e-4\n",
+        "r.json": '{"optimizer": {"lr": 3e-4}}',
+    }
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text)
+        assert Recipe.resolve(layers_of(tmp_path / name)).optimizer.options.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train\n", r"r\.toml: does not parse"),
+        ('extends = "r.toml"\n', r"r\.toml: extends itself"),
+        ('extends = "no.toml"\n', r"no\.toml: no such recipe file"),
+        ("extends = 3\n", r"extends must be a path"),
+        ("train = 3\n", r"r\.toml: train must be a table"),
+        ("optimizer = 3\n", r"r\.toml: optimizer must be a name or a table"),
+        ("logger = 3\n", r"r\.toml: logger must be a list"),
+        ("[[logger]]\nfile = 'x'\n", r"logger: every entry needs a name"),
+        ("hooks = 'x.py'\n", r"hooks must be a list"),
+    ],
+)
+def test_a_bad_file_gets_one_line(tmp_path: Path, text: str, message: str) -> None:
+    """What is wrong with a recipe file names the file."""
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        Recipe.resolve(layers_of(tmp_path / "r.toml"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_overrides_are_told_from_paths() -> None:
+    """`key=value` is an override; a path is none, with `=` in it either."""
+    assert is_override("train.steps=200")
+    assert is_override("sampler.top-p.p=0.9")
+    assert is_override("model=tinyllm")
+    assert not is_override("runs/a=b.toml")
+    assert not is_override("recipe.toml")
+
+
+def test_override_values_read_as_toml_or_else_as_text() -> None:
+    """Numbers, lists and bools are typed; what is no TOML is a string."""
+    values = [layer.values for layer in override_layers(["a.b=3e-4", "a.c=[1, 2]", "a.d=x/y.txt", "logger=a,b"])]
+    assert values == [{"a": {"b": 3e-4}}, {"a": {"c": [1, 2]}}, {"a": {"d": "x/y.txt"}}, {"logger": ["a", "b"]}]
+
+
+def test_merge_leaves_its_layers_alone() -> None:
+    """Resolving twice gives the same."""
+    layers = [Layer("a", {"train": {"steps": 1}}), Layer("b", {"train": {"seed": 2}})]
+    assert merge(layers) == merge(layers)
+    assert layers[0].values == {"train": {"steps": 1}}
