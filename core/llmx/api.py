@@ -15,9 +15,9 @@ from llmx.recipe import GenerateOptions, Recipe
 from llmx.registry import Registry
 
 if TYPE_CHECKING:
+    from llmx.assembly import Run
     from llmx.generate.decode import Generation
     from llmx.protocols import Model, Sampler, Tokenizer
-    from llmx.assembly import Run
 
 Source = str | Path | Mapping[str, Any] | None
 """A recipe: a file, a run folder, nested values, or None for the defaults."""

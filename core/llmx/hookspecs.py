@@ -21,8 +21,8 @@ import pluggy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmx.component import Component
     from llmx.assembly import Run
+    from llmx.component import Component
 
 hookspec = pluggy.HookspecMarker("llmx")
 hookimpl = pluggy.HookimplMarker("llmx")

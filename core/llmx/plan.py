@@ -10,11 +10,11 @@ import attrs
 import torch
 from attrs import frozen
 
+from llmx.assembly import choose_sizes, sequence_length
 from llmx.data.prepare import encode_document, training_texts
 from llmx.data.split import Split
 from llmx.errors import DataError
 from llmx.recipe import Recipe
-from llmx.assembly import choose_sizes, sequence_length
 from llmx.train.device import DTYPES, choose_device, choose_precision
 
 SAMPLE_CHARS = 1_000_000

@@ -28,7 +28,7 @@ class Filter(Sampler):
 
     function: Callable[[Tensor], Tensor]
 
-    def __call__(self, logits_BV: Tensor, states: Sequence[Any]) -> Tensor:  # noqa: ARG002  # there is no history
+    def __call__(self, logits_BV: Tensor, states: Sequence[Any]) -> Tensor:  # there is no history
         return self.function(logits_BV)
 
 

@@ -33,7 +33,7 @@ class TinyLLM(Decoder):
             theta=options.rope_theta,
             tied=options.tied,
         )
-        self.initialise()
+        self.initialise(options.init_std)
 
     def to_config(self) -> dict[str, Any]:
         """Return the config of `LlamaForCausalLM`, in the spelling of transformers 4 and 5."""
@@ -49,6 +49,7 @@ class TinyLLM(Decoder):
             "num_key_value_heads": options.of("kv_heads"),
             "head_dim": options.of("dim") // options.of("heads"),
             "max_position_embeddings": self.context_length,
+            "initializer_range": options.init_std,
             "rms_norm_eps": options.norm_eps,
             "rope_theta": options.rope_theta,
             "rope_parameters": {"rope_type": "default", "rope_theta": options.rope_theta},
@@ -89,5 +90,6 @@ class TinyLLM(Decoder):
             tied=config.get("tie_word_embeddings", False),
             rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
             norm_eps=config["rms_norm_eps"],
+            init_std=config.get("initializer_range", 0.02),
         )
         return cls(options, vocab_size=config["vocab_size"])

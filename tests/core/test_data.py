@@ -52,8 +52,8 @@ def test_every_document_is_in_one_split_and_both_have_some(count: int, held_out:
 def test_a_document_keeps_its_split_when_others_come() -> None:
     """The hash of its text decides, not its place or its neighbours."""
     few, many = documents(500), documents(1000)
-    before = dict((text, name) for name, text in Split(0.05)(few))
-    after = dict((text, name) for name, text in Split(0.05)(reversed(many)))
+    before = {text: name for name, text in Split(0.05)(few)}
+    after = {text: name for name, text in Split(0.05)(reversed(many))}
     assert before.items() <= after.items()
     assert 0.02 < sum(name == "val" for name in after.values()) / 1000 < 0.08
 

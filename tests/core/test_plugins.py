@@ -106,7 +106,9 @@ def test_one_name_from_two_distributions_must_be_qualified(site: Site) -> None:
     """A collision stops and says what to write; nothing is renamed."""
     site.add("acme-optim", GOOD.format(name="adamw"))
     registry = Registry()
-    with pytest.raises(RecipeError, match=r'offered by acme-optim and by llmx: write "acme-optim:adamw" or "llmx:adamw"'):
+    with pytest.raises(
+        RecipeError, match=r'offered by acme-optim and by llmx: write "acme-optim:adamw" or "llmx:adamw"'
+    ):
         registry.find("optimizer", "adamw")
     assert registry.find("optimizer", "acme-optim:adamw").plugin.distribution == "acme-optim"
     assert registry.find("optimizer", "llmx:adamw").plugin.distribution == "llmx"
@@ -160,7 +162,9 @@ def test_the_catalogue_is_what_llmx_ships() -> None:
             offered.setdefault(kind, []).append(component.name)
         assert {kind: sorted(names) for kind, names in offered.items()} == listed[name].provides
         assert Path(listed[name].fields["source"], "__init__.py").exists()
-        assert listed[name].fields.keys() == {*"name distribution summary provides requires source licence status".split()}
+        assert listed[name].fields.keys() == {
+            *["name", "distribution", "summary", "provides", "requires", "source", "licence", "status"]
+        }
 
 
 def test_a_known_plugin_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 
-import llmx_optimizers
 import pytest
 import torch
+from torch import nn
+
+import llmx_optimizers
 from llmx.errors import PluginError, RecipeError
 from llmx.options import describe, structure
-from torch import nn
 
 COMPONENTS = {each.name: each for each in llmx_optimizers.llmx_optimizers()}
 ROLES = {

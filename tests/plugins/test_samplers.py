@@ -9,13 +9,10 @@ import re
 import subprocess
 import sys
 
-import llmx_samplers
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmx.options import describe, structure
-from llmx.protocols import Sampler
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     NoRepeatNGramLogitsProcessor,
@@ -24,6 +21,10 @@ from transformers.generation.logits_process import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+import llmx_samplers
+from llmx.options import describe, structure
+from llmx.protocols import Sampler
 
 COMPONENTS = {each.name: each for each in llmx_samplers.llmx_samplers()}
 V = 23

@@ -5,19 +5,20 @@ import subprocess
 import sys
 from itertools import pairwise
 
-import llmx_schedulers
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from llmx.errors import RecipeError
-from llmx.options import describe, structure
 from transformers.optimization import (
     get_cosine_with_min_lr_schedule_with_warmup,
     get_linear_schedule_with_warmup,
     get_polynomial_decay_schedule_with_warmup,
     get_wsd_schedule,
 )
+
+import llmx_schedulers
+from llmx.errors import RecipeError
+from llmx.options import describe, structure
 
 COMPONENTS = {each.name: each for each in llmx_schedulers.llmx_schedulers()}
 DECAYING = ["cosine", "linear", "polynomial", "wsd"]

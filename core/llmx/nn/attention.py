@@ -61,24 +61,28 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask_BTS: Tensor | No
             k_BKSH, v_BKSH = k_BKSH.repeat_interleave(groups, 1), v_BKSH.repeat_interleave(groups, 1)
         if mask_BTS is None:
             mask_BTS = torch.ones(1, tokens, tokens, dtype=torch.bool).tril()
-        y_BNTH: Tensor = _DenseAttention.apply(q_BNTH, k_BKSH, v_BKSH, mask_BTS)
+        bias_B1TS = torch.zeros(mask_BTS.shape, dtype=q_BNTH.dtype).masked_fill_(~mask_BTS, -torch.inf)[:, None]
+        q_BNTH = q_BNTH * q_BNTH.shape[-1] ** -0.5
+        if torch.compiler.is_compiling():  # the compiler fuses the plain formula, and cannot see into the slices
+            return (q_BNTH @ k_BKSH.mT + bias_B1TS).softmax(-1, dtype=torch.float32).to(v_BKSH.dtype) @ v_BKSH
+        y_BNTH: Tensor = _DenseAttention.apply(q_BNTH, k_BKSH, v_BKSH, bias_B1TS)  # type: ignore[no-untyped-call]
         return y_BNTH
     mask = None if mask_BTS is None else mask_BTS[:, None]
     causal = mask is None and tokens > 1
-    return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, is_causal=causal, enable_gqa=groups > 1)
+    return F.scaled_dot_product_attention(
+        q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, is_causal=causal, enable_gqa=groups > 1
+    )
 
 
 class _DenseAttention(torch.autograd.Function):
-    """Attention by whole score matrices that keeps the probabilities, in the type of the inputs, for the backward."""
+    """softmax(q k^T + bias) v by whole score matrices; keeps the probabilities, in the type of q, for the backward."""
 
     @staticmethod
-    def forward(ctx: Any, q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask_BTS: Tensor) -> Tensor:
-        scale = q_BNTH.shape[-1] ** -0.5
-        bias_B1TS = torch.zeros(mask_BTS.shape, dtype=q_BNTH.dtype).masked_fill_(~mask_BTS, -torch.inf)[:, None]
+    def forward(ctx: Any, q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, bias_B1TS: Tensor) -> Tensor:
         p_BNTS = q_BNTH.new_empty(*q_BNTH.shape[:3], k_BNSH.shape[2])
         y_BNTH = torch.empty_like(q_BNTH)
         for rows in _slices(p_BNTS):
-            scores = torch.matmul(q_BNTH[rows] * scale, k_BNSH[rows].mT)
+            scores = torch.matmul(q_BNTH[rows], k_BNSH[rows].mT)
             scores += bias_B1TS if len(bias_B1TS) == 1 else bias_B1TS[rows]
             torch.softmax(scores, -1, out=p_BNTS[rows])
             torch.matmul(p_BNTS[rows], v_BNSH[rows], out=y_BNTH[rows])
@@ -86,15 +90,14 @@ class _DenseAttention(torch.autograd.Function):
         return y_BNTH
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q_BNTH, k_BNSH, v_BNSH, p_BNTS = ctx.saved_tensors
-        scale = q_BNTH.shape[-1] ** -0.5
         grad_BNTH = grads[0].contiguous()
         dq, dk, dv = torch.empty_like(q_BNTH), torch.empty_like(k_BNSH), torch.empty_like(v_BNSH)
         for rows in _slices(p_BNTS):
             grad, p = grad_BNTH[rows], p_BNTS[rows]
             dp = torch.matmul(grad, v_BNSH[rows].mT)
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(scale)
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
             torch.matmul(ds, k_BNSH[rows], out=dq[rows])
             torch.matmul(ds.mT, q_BNTH[rows], out=dk[rows])
             torch.matmul(p.mT, grad, out=dv[rows])

@@ -23,7 +23,8 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, labels_M: Tensor)
     The gradients are made on the way forward, chunk by chunk, so that at most `CHUNK_LOGITS` logits exist at a time
     (as in Cut Your Losses, Wijmans et al. 2024, and Liger Kernel). Products are in the type of `hidden`; sums in fp32.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden_MD, weight_VD, labels_M, torch.is_grad_enabled())
+    training = torch.is_grad_enabled()
+    loss: Tensor = _LinearCrossEntropy.apply(hidden_MD, weight_VD, labels_M, training)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -34,7 +35,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if training else None
         grads, loss = [], hidden_MD.new_zeros((), dtype=torch.float32)
         chunk = max(1, CHUNK_LOGITS // weight_VD.shape[0])
-        for hidden_CD, labels_C in zip(hidden_MD.split(chunk), labels_M.split(chunk), strict=True):
+        for hidden_CD, labels_C in zip(torch.split(hidden_MD, chunk), torch.split(labels_M, chunk), strict=True):
             kept_C1 = (labels_C != IGNORE)[:, None]
             target_C1 = labels_C.clamp(min=0)[:, None]
             log_p_CV = F.log_softmax(hidden_CD @ weight.T, dim=-1, dtype=torch.float32)
@@ -49,6 +50,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden_MD, grad_weight_VD = ctx.saved_tensors
         return grad_hidden_MD * grads[0].to(grad_hidden_MD.dtype), grad_weight_VD * grads[0], None, None

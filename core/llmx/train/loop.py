@@ -14,15 +14,15 @@ from torch import Tensor
 
 from llmx.errors import DivergedError, StoppedError
 from llmx.train import checkpoint
-from llmx.train.device import autocast, memory_bytes, peak_flops, to_device
+from llmx.train.device import autocast, keep_freed_memory, memory_bytes, peak_flops, to_device
 from llmx.train.evaluate import evaluate
 from llmx.train.signals import catch_signals
 from llmx.train.state import TrainState
 from llmx.train.tree import random_state, restore_random_state
 
 if TYPE_CHECKING:
-    from llmx.protocols import Batch, Model
     from llmx.assembly import Run
+    from llmx.protocols import Batch, Model
 
 
 class Trainer:
@@ -33,6 +33,8 @@ class Trainer:
         self.checkpoints = run.folder / "checkpoints"
         self.eval_every = run.recipe.eval.every or max(1, run.sizes.steps // 10)
         self.save_every = run.recipe.checkpoint.every or max(1, math.ceil(run.sizes.steps / 5))
+        if run.device.type == "cpu":
+            keep_freed_memory()
         self.loss_sum: Callable[[Model, Batch], Tensor] = run.objective
         if run.recipe.train.compile:
             self.loss_sum = torch.compile(run.objective)

@@ -1,0 +1,40 @@
+"""Checks for authors of plugins: each raises AssertionError with what is wrong."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmx.protocols import Model
+
+TOLERANCE = 1e-5
+"""Largest difference of fp32 logits that rounding explains."""
+
+
+def check_cached_decoding(model: Model, *, length: int = 32, seed: int = 0) -> None:
+    """Check that decoding with a cache gives the logits of the full forward at every position.
+
+    The tokens go in as a prefill, as a few at once, and then one by one; two rows at a time.
+
+    Args:
+        length: tokens of each row; at most the model's context.
+
+    Raises:
+        AssertionError: a logit differs by more than 1e-5 in fp32, or the cache counts wrong.
+    """
+    import torch
+
+    module: Any = model
+    module.eval()
+    length = min(length, model.context_length)
+    generator = torch.Generator().manual_seed(seed)
+    ids_BT = torch.randint(model.vocab_size, (2, length), generator=generator)
+    cuts = [0, length // 3, length // 2, *range(length // 2 + 1, length + 1)]
+    with torch.no_grad():
+        full_BTV = model(ids_BT)
+        cache = model.new_cache(2, length)
+        parts = [model(ids_BT[:, a:b], cache=cache) for a, b in itertools.pairwise(cuts)]
+    difference = float((torch.cat(parts, 1) - full_BTV).abs().max())
+    assert difference <= TOLERANCE, f"cached decoding differs from the full forward by {difference:.2e}"
+    assert cache.length == length, f"the cache counts {cache.length} tokens of {length}"

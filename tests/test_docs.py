@@ -1,0 +1,133 @@
+"""The docs: both languages show the same, and what they show is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmx import Registry
+from llmx.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+FENCE = re.compile(r"(?:<!-- (?:file: )?(?P<label>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<body>.*?)\n```", re.DOTALL)
+
+SMALL = {
+    "LLMX_MODEL__PRESET": "nano",
+    "LLMX_DATA__SEQUENCE_LENGTH": "64",
+    "LLMX_TOKENIZER__VOCAB_SIZE": "600",
+    "LLMX_GENERATE__SAMPLES": "1",
+}
+"""What makes the runs of the docs small without changing how they are written."""
+
+
+def blocks(path: Path) -> list[tuple[str, str, str]]:
+    """Return (label, language, body) of every fenced block."""
+    found = [(m["label"] or "", m["language"], m["body"]) for m in FENCE.finditer(path.read_text(encoding="utf-8"))]
+    assert len(found) > 10
+    return found
+
+
+def test_both_languages_show_the_same_blocks() -> None:
+    """What a Chinese reader copies is what an English reader copies."""
+    assert blocks(READMES[0]) == blocks(READMES[1])
+    headings = [re.findall(r"^#+", path.read_text(encoding="utf-8"), re.MULTILINE) for path in READMES]
+    assert headings[0] == headings[1]
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
+def test_every_command_and_part_is_in_the_readme(path: Path) -> None:
+    """A section for each command, and a row for each kind with exactly what we offer."""
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"^### llmx (\w+)", text, re.MULTILINE) == list(COMMANDS)
+    rows = dict(re.findall(r"^\| (\w+) \| ([a-z0-9, .-]+) \|$", text, re.MULTILINE))
+    offered: dict[str, list[str]] = {}
+    for offer in Registry().offers():
+        if offer.plugin.distribution == "llmx":
+            offered.setdefault(offer.kind, []).append(offer.component.name)
+    assert {kind: names.split(", ") for kind, names in rows.items()} == offered
+
+
+def test_the_test_command_is_what_ci_runs() -> None:
+    """`.ci/run` takes the command out of the README, so that it cannot drift."""
+    labels = {label: body for label, _, body in blocks(READMES[0])}
+    assert ".venv/bin/llmx run" in labels["main-command"]
+    script = (ROOT / ".ci" / "run").read_text()
+    awk = re.search(r"awk '([^']*)'", script)
+    assert awk
+    taken = subprocess.run(["awk", awk[1], "README.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert taken.strip() == labels["test-command"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A folder with the files the README shows, a novel and a corpus."""
+    folder = tmp_path_factory.mktemp("readme")
+    for label, _, body in blocks(READMES[0]):
+        if label.endswith((".toml", ".py")):
+            (folder / label).parent.mkdir(exist_ok=True)
+            (folder / label).write_text(body + "\n", encoding="utf-8")
+    shutil.copy(corpus, folder / "novel.txt")
+    (folder / "corpus").mkdir()
+    lines = [line for line in corpus.read_text(encoding="utf-8").splitlines() if len(line) > 40]
+    text = "\n".join('{"text": ' + __import__("json").dumps(line) + "}" for line in lines)
+    (folder / "corpus" / "a.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_the_commands_of_the_readme_run(place: Path) -> None:
+    """Every console line, in its order, in a folder with the files shown; a stranger's plugin is installed by pip.
+
+    Only the numbers of steps are made smaller; broken on purpose, that plugin then stops only runs that name it.
+    """
+    site = place / "site"
+    env = {**os.environ, **SMALL, "PYTHONPATH": str(site), "COLUMNS": "200"}
+    lines = [line for _, language, body in blocks(READMES[0]) if language == "console" for line in body.splitlines()]
+    assert len(lines) >= 14
+    for line in lines:
+        assert line.startswith("$ ")
+        done = run_line(line[2:], place, env, site)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    assert "runs/hooked" in done.stdout
+
+    (site / "llmx_sgd.py").write_text("1 / 0")
+    other = run_line("llmx run recipe.toml --out runs/other", place, env, site)
+    assert other.returncode == 0
+    assert other.stderr.startswith("llmx: plugin sgd of llmx-sgd did not load: ZeroDivisionError")
+    named = run_line("llmx run recipe.toml --optimizer sgd --out runs/named", place, env, site)
+    assert named.returncode == 3
+    assert "ZeroDivisionError: division by zero" in named.stderr
+    assert 'llmx_sgd.py", line 1' in named.stderr
+    assert not (place / "runs" / "named").exists()
+
+
+def run_line(line: str, folder: Path, env: dict[str, str], site: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of the README as it stands, but small, with this interpreter and into `site`."""
+    line = re.sub(r"train\.steps=\d+", lambda found: f"train.steps={int(found[0].split('=')[1]) // 100 + 2}", line)
+    line = line.replace("llmx run recipe.toml", "llmx run recipe.toml train.steps=3 train.micro_batch=128")
+    line = re.sub(r"^llmx ", f"{sys.executable} -m llmx ", line)
+    pip = f"{sys.executable} -m pip install -q --no-deps --no-build-isolation --target {site}"
+    line = re.sub(r"^pip install", pip, line)
+    return subprocess.run(
+        line, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_the_python_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of the API, small."""
+    import torch
+
+    (code,) = [body for label, language, body in blocks(READMES[0]) if language == "python" and not label]
+    for name, value in {**SMALL, "LLMX_LOGGER__CONSOLE__EVERY": "1"}.items():
+        if "LOGGER" not in name:
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(place)
+    names: dict[str, object] = {"ids_BT": torch.zeros(1, 3, dtype=torch.long)}
+    exec(code.replace('"train.steps": 200', '"train.steps": 2'), names)
+    assert names["logits_BTV"].shape == (1, 3, 600)  # type: ignore[attr-defined]
