@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -76,7 +77,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     shutil.copy(corpus, folder / "novel.txt")
     (folder / "corpus").mkdir()
     lines = [line for line in corpus.read_text(encoding="utf-8").splitlines() if len(line) > 40]
-    text = "\n".join('{"text": ' + __import__("json").dumps(line) + "}" for line in lines)
+    text = "\n".join('{"text": ' + json.dumps(line) + "}" for line in lines)
     (folder / "corpus" / "a.jsonl").write_text(text, encoding="utf-8")
     return folder
 
@@ -124,10 +125,28 @@ def test_the_python_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPa
     import torch
 
     (code,) = [body for label, language, body in blocks(READMES[0]) if language == "python" and not label]
-    for name, value in {**SMALL, "LLMX_LOGGER__CONSOLE__EVERY": "1"}.items():
-        if "LOGGER" not in name:
-            monkeypatch.setenv(name, value)
+    for name, value in SMALL.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.chdir(place)
     names: dict[str, object] = {"ids_BT": torch.zeros(1, 3, dtype=torch.long)}
     exec(code.replace('"train.steps": 200', '"train.steps": 2'), names)
     assert names["logits_BTV"].shape == (1, 3, 600)  # type: ignore[attr-defined]
+
+
+def test_every_recipe_of_the_cookbook_runs(place: Path) -> None:
+    """By the commands of its page, small."""
+    pages = sorted((ROOT / "cookbook").glob("*/README.md"))
+    assert pages
+    index = (ROOT / "cookbook" / "README.md").read_text(encoding="utf-8")
+    shutil.copytree(ROOT / "cookbook", place / "cookbook")
+    shutil.copy(place / "novel.txt", place / "my.txt")
+    env = {**os.environ, **SMALL}
+    for page in pages:
+        assert f"({page.parent.name}/README.md)" in index
+        text = page.read_text(encoding="utf-8")
+        lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+        assert any("recipe.toml" in line for line in lines)
+        for line in lines:
+            line = re.sub(r"(recipe\.toml)", r"\1 train.steps=3 train.tokens_per_update=512", line)
+            done = run_line(line, place, env, place / "none")
+            assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"

@@ -166,11 +166,12 @@ class LanguageModel:
 
     def complete(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> Generation:
         """Return the continuation of a prompt with its length and why it ended."""
-        from llmx.generate.decode import Generation
+        from llmx.generate.decode import Generation, stream_text
 
         ids = list(self._tokens(prompt, max_new_tokens, seed))
+        text = "".join(stream_text(self.tokenizer, iter(ids)))  # the same as a stream shows, broken bytes too
         ended = bool(ids) and ids[-1] == self.tokenizer.eos_id
-        return Generation(prompt, self.tokenizer.decode(ids), len(ids), "stop" if ended else "length")
+        return Generation(prompt, text, len(ids), "stop" if ended else "length")
 
     def _tokens(self, prompt: str, max_new_tokens: int | None, seed: int | None) -> Iterator[int]:
         from llmx.generate.decode import decode_tokens, prompt_ids

@@ -17,7 +17,6 @@ from llmx import hookspecs
 from llmx.component import KINDS, Component
 
 GROUP = "llmx"
-COMMAND_GROUP = "llmx.commands"
 
 Status = Literal["ok", "disabled", "broken"]
 
@@ -122,8 +121,3 @@ def _check_marks(module: ModuleType) -> None:
             raise OfferError(f"{name} is not marked with @llmx.hookimpl")
         if name not in offers and hasattr(hookspecs, name):
             raise OfferError(f"{name} is announced by a run: it belongs on a callback, not on the plugin module")
-
-
-def command_entries() -> dict[str, importlib.metadata.EntryPoint]:
-    """Return the commands that other distributions add, by name; nothing is imported."""
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMAND_GROUP)}

@@ -17,6 +17,8 @@ class AdamOptions:
     lr: float = field(default=3e-3, validator=_POSITIVE)
     """Peak learning rate of every parameter group; the scheduler scales it. The default suits models of some
     millions of parameters trained from nothing; larger ones and fine-tuning want less."""
+    embedding_lr: float | None = field(default=None, validator=validators.optional(_POSITIVE))
+    """Peak learning rate of the embedding alone; unset, it is `lr`."""
     betas: tuple[float, float] = field(
         default=(0.9, 0.95), validator=validators.deep_iterable(validators.and_(validators.ge(0), validators.lt(1)))
     )

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def adamw(options: AdamWOptions, model: nn.Module) -> AdamW:
     """Build AdamW: the decay is apart from the gradient (Loshchilov & Hutter 2019)."""
-    groups = decay_groups(model, options.weight_decay)
+    groups = decay_groups(model, options.weight_decay, options.embedding_lr)
     return AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=_fused(groups))
 
 
 def adam(options: AdamOptions, model: nn.Module) -> Adam:
     """Build Adam: the decay is an L2 penalty, part of the gradient (Kingma & Ba 2015)."""
-    groups = decay_groups(model, options.weight_decay)
+    groups = decay_groups(model, options.weight_decay, options.embedding_lr)
     return Adam(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=_fused(groups))
 
 

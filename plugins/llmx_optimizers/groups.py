@@ -33,13 +33,19 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the groups "decay" and "no_decay", each in the model's order and left out when it is empty."""
+def decay_groups(model: nn.Module, weight_decay: float, embedding_lr: float | None) -> list[dict[str, Any]]:
+    """Return the groups "decay", "embedding" and "no_decay", each in the model's order and left out when it is empty.
+
+    Args:
+        embedding_lr: peak learning rate of the embedding; None for that of the others.
+    """
     roles, parameters = model.roles(), trainable(model)
-    decaying = [each for name, each in parameters.items() if roles[name] in DECAYING]
-    others = [each for name, each in parameters.items() if roles[name] not in DECAYING]
-    groups = [
-        {"name": "decay", "params": decaying, "weight_decay": weight_decay},
-        {"name": "no_decay", "params": others, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    groups: dict[str, dict[str, Any]] = {
+        "decay": {"params": [], "weight_decay": weight_decay},
+        "embedding": {"params": [], "weight_decay": 0.0} | ({} if embedding_lr is None else {"lr": embedding_lr}),
+        "no_decay": {"params": [], "weight_decay": 0.0},
+    }
+    for name, parameter in parameters.items():
+        group = "decay" if roles[name] in DECAYING else "embedding" if roles[name] == "embedding" else "no_decay"
+        groups[group]["params"].append(parameter)
+    return [{"name": name, **group} for name, group in groups.items() if group["params"]]

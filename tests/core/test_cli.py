@@ -82,13 +82,12 @@ def test_config_shows_where_each_value_is_from(llmx_cli: Cli, tmp_path: Path) ->
     out = llmx_cli(
         "config", "show", tmp_path / "r.toml", "--origin", "--optimizer", "adam", "train.seed=3", LLMX_EVAL__EVERY="5"
     ).stdout
-    origins = {line.split(" = ")[0]: line.rpartition("# ")[2] for line in out.splitlines() if " = " in line}
-    assert origins["steps"] == str(tmp_path / "r.toml")
-    assert origins["seed"] == "train.seed=3"
-    assert origins["every"] == "environment" or "every" in out
-    assert '"adam"' in out
-    assert "# --optimizer" in out
-    assert origins["clip_norm"] == "default"
+    origins = {line.split("  #")[0].strip(): line.rpartition("# ")[2] for line in out.splitlines()}
+    assert origins["steps = 7"] == str(tmp_path / "r.toml")
+    assert origins["seed = 3"] == "train.seed=3"
+    assert origins["every = 5"] == "environment"
+    assert origins['name = "adam"'] == "--optimizer"
+    assert origins["clip_norm = 1.0"] == "default"
 
 
 def test_a_dry_run_plans_and_writes_nothing(llmx_cli: Cli, small: list[str], tmp_path: Path) -> None:

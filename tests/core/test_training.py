@@ -201,6 +201,13 @@ def test_a_run_goes_on_past_its_end(small: list[str], tmp_path: Path) -> None:
     assert sha256(tmp_path / "short") == sha256(tmp_path / "long")
 
 
+def test_a_resume_may_change_the_rate(small: list[str], tmp_path: Path) -> None:
+    """`--resume optimizer.lr=…` trains on at the new rate; the optimizer's saved state does not bring back the old."""
+    run(small, tmp_path / "r", "train.steps=4", scheduler="constant")
+    llmx.run(tmp_path / "r", resume=True, overrides=["train.steps=5", "optimizer.lr=0.125"])
+    assert rows(tmp_path / "r")[-2]["lr"] == 0.125
+
+
 def test_a_broken_checkpoint_is_passed_over(small: list[str], tmp_path: Path) -> None:
     """The newest checkpoint whose manifest holds is the one that is resumed."""
     run(small, tmp_path / "r", "checkpoint.every=4", "checkpoint.keep_last=3", "train.steps=12")

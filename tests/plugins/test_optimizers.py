@@ -83,7 +83,7 @@ def test_importing_the_plugin_does_not_import_torch():
 def test_every_option_is_explained(name):
     """No option is without a meaning."""
     options = describe(COMPONENTS[name].options)
-    assert {option.name for option in options} == {"lr", "betas", "eps", "weight_decay"}
+    assert {option.name for option in options} == {"lr", "embedding_lr", "betas", "eps", "weight_decay"}
     assert all(option.meaning for option in options)
 
 
@@ -109,15 +109,26 @@ def test_an_option_out_of_its_range_is_a_fault(name, values):
 
 @pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_hidden_matrices_and_the_head_decay_and_nothing_else(name):
-    """Two named groups hold every parameter once; each begins at the peak rate."""
+    """Three named groups hold every parameter once; each begins at the peak rate."""
     model = Tiny()
     optimizer = build(name, model, lr=0.02, weight_decay=0.3)
     assert names_by_group(model, optimizer) == {
         "decay": DECAYING,
-        "no_decay": [each for each in ROLES if each not in DECAYING],
+        "embedding": ["embed.weight"],
+        "no_decay": [each for each in ROLES if each not in DECAYING and "embed" not in each],
     }
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
-    assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.02]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.0]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.02, 0.02]
+
+
+def test_the_embedding_may_have_a_rate_of_its_own():
+    """`embedding_lr` is the embedding's peak and nobody else's."""
+    optimizer = build("adamw", Tiny(), lr=0.02, embedding_lr=0.5)
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {
+        "decay": 0.02,
+        "embedding": 0.5,
+        "no_decay": 0.02,
+    }
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam"])
@@ -127,7 +138,7 @@ def test_a_frozen_parameter_is_left_out(name):
     model.head.weight.requires_grad_(False)
     assert names_by_group(model, build(name, model))["decay"] == ["up.weight"]
     model.up.weight.requires_grad_(False)
-    assert list(names_by_group(model, build(name, model))) == ["no_decay"]
+    assert list(names_by_group(model, build(name, model))) == ["embedding", "no_decay"]
 
 
 def test_a_model_that_is_frozen_whole_is_refused():

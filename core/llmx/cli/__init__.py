@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 import sys
 from typing import Any
@@ -19,26 +20,29 @@ COMMANDS = {
 """Built-in commands in the order of the help; each is `llmx.cli.<name>:command`."""
 
 
+COMMAND_GROUP = "llmx.commands"
+"""Entry points of other distributions' commands; each names a `click.Command`."""
+
+
+def command_entries() -> dict[str, importlib.metadata.EntryPoint]:
+    """Return the commands that other distributions add, by name; nothing is imported."""
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMAND_GROUP)}
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        from llmx.plugins import command_entries
-
         return [*COMMANDS, *sorted(command_entries().keys() - COMMANDS.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             command: click.Command = importlib.import_module(f"llmx.cli.{cmd_name}").command
             return command
-        from llmx.plugins import command_entries
-
         entry = command_entries().get(cmd_name)
         return None if entry is None else entry.load()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from llmx.plugins import command_entries
-
         rows = list(COMMANDS.items())
         for name, entry in sorted(command_entries().items()):
             if name not in COMMANDS:

@@ -191,7 +191,10 @@ class Trainer:
         run = self.run
         weights, state = checkpoint.load(folder)
         run.load_weights(weights)
+        asked = [{k: v for k, v in group.items() if k != "params"} for group in run.optimizer.param_groups]
         run.optimizer.load_state_dict(state["optimizer"])
+        for group, options in zip(run.optimizer.param_groups, asked, strict=True):
+            group.update(options)  # the recipe decides the rates, also one that was changed for the resume
         self.scaler.load_state_dict(state["scaler"])
         run.hooks.load_state_dict(state["listeners"])
         restore_random_state(state["random"], run.device)
