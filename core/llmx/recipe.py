@@ -26,7 +26,7 @@ optional_positive: Any = validators.optional(validators.gt(0))
 class TrainOptions:
     """How the weights move."""
 
-    steps: int = field(default=100, validator=positive)
+    steps: int = field(default=120, validator=positive)
     """Optimizer updates. The default suits the embedded corpus: two to three minutes on two CPU cores."""
     epochs: float | None = field(default=None, validator=optional_positive)
     """Passes over the training tokens; given, it takes the place of `steps`."""

@@ -14,7 +14,7 @@ _DECAY = [validators.ge(0), validators.lt(float("inf"))]
 
 @frozen
 class AdamOptions:
-    lr: float = field(default=3e-3, validator=_POSITIVE)
+    lr: float = field(default=1.5e-3, validator=_POSITIVE)
     """Peak learning rate of every parameter group; the scheduler scales it. The default suits models of some
     millions of parameters trained from nothing; larger ones and fine-tuning want less."""
     embedding_lr: float | None = field(default=None, validator=validators.optional(_POSITIVE))
