@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 from attrs import frozen
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Source = str | Path | Mapping[str, Any] | None
 """A recipe: a file, a run folder, nested values, or None for the defaults."""
+
+Given = TypeVar("Given", bound=Source)
 
 
 def layers_of(
@@ -48,7 +51,7 @@ def layers_of(
     for section, value in names.items():
         layers.append(Layer(f"--{section}", {section: value if isinstance(value, str) else list(value)}))
     if hooks:
-        layers.append(Layer("--hooks", {"hooks": [*_hooks_so_far(layers), *hooks]}))
+        layers.append(Layer("--hooks", {"hooks": list(dict.fromkeys([*_hooks_so_far(layers), *hooks]))}))
     if isinstance(overrides, Mapping):
         return layers + [_override(key, value) for key, value in overrides.items()]
     return layers + override_layers(overrides)
@@ -60,6 +63,7 @@ def _hooks_so_far(layers: Sequence[Layer]) -> list[str]:
 
 
 def _override(key: str, value: Any) -> Layer:
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     for part in reversed(key.split(".")):
         value = {part: value}
     return Layer(key, value)
@@ -89,25 +93,42 @@ def run(
     """
     registry = Registry()
     folder = Path(out) if out is not None else None
-    if resume and folder is None and isinstance(recipe, str | Path) and Path(recipe).is_dir():
-        folder = Path(recipe)
-    if resume and folder is None:
-        raise RecipeError("--resume: needs the run to go on with: llmx run RUN_DIR --resume")
-    source = folder if resume and recipe is None and folder is not None and folder.is_dir() else recipe
-    resolved = Recipe.resolve(layers_of(source, overrides=overrides, hooks=hooks, **names), registry)
+    if resume:
+        recipe, folder = resumed_source(recipe, folder)
+    resolved = Recipe.resolve(layers_of(recipe, overrides=overrides, hooks=hooks, **names), registry)
     return start(resolved, registry, folder, resume=resume)
+
+
+def resumed_source(recipe: Given, folder: Path | None) -> tuple[Given | Path, Path]:
+    """Return the recipe and the folder of a run to go on with, from what a user gave of both.
+
+    A folder given as `out` that holds no run yet begins one, so that one command can be repeated until it is done.
+
+    Raises:
+        RecipeError: there is no such run.
+    """
+    from llmx.folder import is_run
+
+    if folder is None:
+        if not isinstance(recipe, str | Path):
+            raise RecipeError("--resume: needs the run to go on with: llmx run RUN_DIR --resume")
+        if not is_run(Path(recipe)):
+            raise RecipeError(f"{recipe}: holds no run to resume: give a run folder, or leave --resume out")
+        return recipe, Path(recipe)
+    return (folder if recipe is None and is_run(folder) else recipe), folder
 
 
 def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bool) -> Run:
     """Assemble a resolved recipe and train it in `folder`."""
     from llmx import folder as folders
-    from llmx.assembly import assemble
+    from llmx.assembly import assemble, data_facts
     from llmx.train import checkpoint
     from llmx.train.device import choose_device, choose_precision
     from llmx.train.export import export
     from llmx.train.loop import Trainer
 
-    target = folder or folders.free_folder(recipe)
+    target = Path(os.path.normpath(folder)) if folder is not None else folders.free_folder(recipe)
+    target = target if target.name else target.resolve()  # "." and ".."
     resumed = resume and folders.is_run(target)
     if not resumed:
         folders.require_new(target)
@@ -115,20 +136,33 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     device = choose_device(recipe.train.device)
     train = attrs.evolve(recipe.train, precision=choose_precision(recipe.train.precision, device))
     recipe = attrs.evolve(recipe, train=train)
-    assembled = assemble(recipe, registry, target, resumed=resumed)
     if resumed:
+        folders.require_same_run(target, recipe, registry)
+    run = assemble(recipe, registry, target, resumed=resumed)
+    trainer = Trainer(run)
+    if resumed:
+        newest = checkpoint.latest(target / "checkpoints")
+        if newest is not None:
+            trainer.resume(newest)
         folders.rewrite_recipe(target, recipe)
     else:
-        facts = {"data": assembled.tokens_folder.name, "device": str(assembled.device)}
-        folders.create(target, recipe, assembled.tokenizer, facts)
-    trainer = Trainer(assembled)
-    newest = checkpoint.latest(target / "checkpoints")
-    if newest is not None:
-        trainer.resume(newest)
-    trainer.train()
-    export(assembled)
-    assembled.hooks.announce("llmx_after_run", run=assembled)
-    return assembled
+        folders.create(target, recipe, run.tokenizer, {**data_facts(run.tokens_folder), "device": str(run.device)})
+    try:
+        trainer.train()
+        export(run)
+        run.hooks.announce("llmx_after_run", run=run)
+    except BaseException as error:
+        report_failure(run, error)
+        raise
+    return run
+
+
+def report_failure(run: Run, error: BaseException) -> None:
+    """Announce that a run ends by an error; a fault in doing so is added to it as a note."""
+    try:
+        run.hooks.announce("llmx_run_failed", run=run, error=error)
+    except Exception as second:  # the first error is the one that matters
+        error.add_note(f"and while announcing it: {second}")
 
 
 @frozen
@@ -156,24 +190,28 @@ class LanguageModel:
         """
         if isinstance(prompt, str):
             return self.complete(prompt, max_new_tokens=max_new_tokens, seed=seed).text
-        return [self.generate(each, max_new_tokens=max_new_tokens, seed=seed) for each in prompt]
+        return [self._complete(each, max_new_tokens, seed, number).text for number, each in enumerate(prompt)]
 
     def stream(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> Iterator[str]:
         """Yield the text that continues a prompt as it comes."""
         from llmx.generate.decode import stream_text
 
-        return stream_text(self.tokenizer, self._tokens(prompt, max_new_tokens, seed))
+        return stream_text(self.tokenizer, self._tokens(prompt, max_new_tokens, seed, 0))
 
     def complete(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> Generation:
         """Return the continuation of a prompt with its length and why it ended."""
+        return self._complete(prompt, max_new_tokens, seed, 0)
+
+    def _complete(self, prompt: str, max_new_tokens: int | None, seed: int | None, number: int) -> Generation:
         from llmx.generate.decode import Generation, stream_text
 
-        ids = list(self._tokens(prompt, max_new_tokens, seed))
+        ids = list(self._tokens(prompt, max_new_tokens, seed, number))
         text = "".join(stream_text(self.tokenizer, iter(ids)))  # the same as a stream shows, broken bytes too
         ended = bool(ids) and ids[-1] == self.tokenizer.eos_id
         return Generation(prompt, text, len(ids), "stop" if ended else "length")
 
-    def _tokens(self, prompt: str, max_new_tokens: int | None, seed: int | None) -> Iterator[int]:
+    def _tokens(self, prompt: str, max_new_tokens: int | None, seed: int | None, number: int) -> Iterator[int]:
+        from llmx.data.batches import stream_seed
         from llmx.generate.decode import decode_tokens, prompt_ids
 
         return decode_tokens(
@@ -182,7 +220,7 @@ class LanguageModel:
             self.chain,
             max_new_tokens=self.options.max_new_tokens if max_new_tokens is None else max_new_tokens,
             eos_id=self.tokenizer.eos_id,
-            seed=self.options.seed if seed is None else seed,
+            seed=stream_seed(self.options.seed if seed is None else seed, "generate", number),
         )
 
 
@@ -206,9 +244,10 @@ def load(
     """
     from llmx import pretrained
     from llmx.folder import is_run
+    from llmx.train.device import choose_device
     from llmx.train.export import load_checkpoint
 
-    folder, registry = Path(path), Registry()
+    folder, registry, device = Path(path), Registry(), str(choose_device(device))
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder: give a run folder or a model folder")
     base = folder / "recipe.toml" if is_run(folder) else None

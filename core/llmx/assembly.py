@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
+import random
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +18,10 @@ from llmx import pretrained
 from llmx.data.batches import TrainingRows, stream_seed
 from llmx.data.prepare import cached_tokens, prepare, training_texts
 from llmx.data.split import Split
-from llmx.data.store import TokenStore
-from llmx.errors import CheckpointError, RecipeError
+from llmx.data.store import TokenStore, read_manifest, verify
+from llmx.errors import CheckpointError, DataError, RecipeError
 from llmx.folder import read_lock
+from llmx.generate.decode import prompt_ids
 from llmx.progress import progress
 from llmx.protocols import Model, Objective, Schedule, Tokenizer
 from llmx.recipe import Recipe
@@ -113,6 +117,9 @@ def assemble(recipe: Recipe, registry: Registry, folder: Path, *, resumed: bool 
     tokenizer, tokens_folder = _resumed_tokens(recipe, registry, folder) if resumed else _new_tokens(recipe)
     model = build_model(recipe, tokenizer.vocab_size, device)
     length = sequence_length(recipe, model)
+    held_out = TokenStore(tokens_folder, "val") if recipe.data.held_out else None
+    if held_out is not None and held_out.predicted < 1:
+        raise DataError("data: no held-out token can be predicted: give more text, or set data.held_out to 0")
     train_rows = TrainingRows(TokenStore(tokens_folder, "train"), length, recipe.train.seed)
     sizes = choose_sizes(recipe, length, train_rows.rows_per_epoch)
     run = Run(
@@ -124,7 +131,7 @@ def assemble(recipe: Recipe, registry: Registry, folder: Path, *, resumed: bool 
         tokenizer=tokenizer,
         tokens_folder=tokens_folder,
         train_rows=train_rows,
-        held_out=TokenStore(tokens_folder, "val") if recipe.data.held_out else None,
+        held_out=held_out,
         sizes=sizes,
         model=model,
         objective=recipe.objective.load()(recipe.objective.options),
@@ -133,6 +140,8 @@ def assemble(recipe: Recipe, registry: Registry, folder: Path, *, resumed: bool 
     )
     for group in run.optimizer.param_groups:
         group["initial_lr"] = group["lr"]  # the peak, which the schedule scales
+    for prompt in recipe.generate.prompts:  # a prompt that does not fit is said now, not after the training
+        prompt_ids(prompt, model, tokenizer)
     register_listeners(run)
     return run
 
@@ -162,20 +171,34 @@ def _resumed_tokens(recipe: Recipe, registry: Registry, folder: Path) -> tuple[T
         CheckpointError: the corpus is not the one the run began with.
     """
     tokenizer = pretrained.load_tokenizer(folder / "tokenizer", registry)
-    wanted = cached_tokens(read_lock(folder)["data"])
-    if wanted.exists():
-        return tokenizer, wanted
-    digest = pretrained.read_json(folder / "tokenizer" / pretrained.LLMX)["tokenizer_sha256"]
-    dataset = recipe.dataset.load()(recipe.dataset.options)
-    found = prepare(dataset, Split(recipe.data.held_out), tokenizer, digest)
-    if found != wanted:
+    lock = read_lock(folder)
+    found = cached_tokens(lock["data"])
+    if found.exists():
+        verify(found)
+    else:
+        digest = pretrained.read_json(folder / "tokenizer" / pretrained.LLMX)["tokenizer_sha256"]
+        dataset = recipe.dataset.load()(recipe.dataset.options)
+        found = prepare(dataset, Split(recipe.data.held_out), tokenizer, digest)
+    if data_facts(found)["data_sha256"] != lock["data_sha256"]:
         raise CheckpointError(f"{folder}: the data changed since the run began, so it cannot go on; start a new run")
     return tokenizer, found
+
+
+def data_facts(tokens_folder: Path) -> dict[str, str]:
+    """Return what `lock.json` says of the data: the key in the cache, and one hash over the tokens themselves."""
+    manifest = read_manifest(tokens_folder)
+    tokens = json.dumps(manifest["splits"], sort_keys=True).encode()
+    return {
+        "data": tokens_folder.name,
+        "data_sha256": hashlib.sha256(tokens).hexdigest(),
+        "tokenizer_sha256": manifest["tokenizer"],
+    }
 
 
 def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> Model:
     """Build the model with seeded weights, and its adapters."""
     torch.manual_seed(stream_seed(recipe.train.seed, "weights"))
+    random.seed(stream_seed(recipe.train.seed, "python"))  # for callbacks that draw from it
     model = recipe.model.load()(recipe.model.options, vocab_size=vocab_size).to(device)
     for adapter in recipe.adapters:
         model = adapter.load()(adapter.options, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,9 @@ class Component:
             if error.name and (module_name + ".").startswith(error.name + "."):
                 raise PluginError(f"{self.name}: target {self.target!r}: no module {error.name!r}") from error
             raise PluginError(f"{self.name}: needs the package {error.name!r}: pip install {error.name}") from error
+        except Exception as error:  # a stranger's module
+            text = f"{self.name}: target {self.target!r} failed to import: {type(error).__name__}: {error}"
+            raise PluginError(f"{text}\n{traceback.format_exc()}") from error
         for part in attribute.split("."):
             try:
                 found = getattr(found, part)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmx import pretrained
 from llmx.errors import CheckpointError, RecipeError
-from llmx.files import fsync_folder, temporary_beside, write_atomically
+from llmx.files import fsync, fsync_folder, temporary_beside, write_atomically
+from llmx.layers import file_layers
 from llmx.protocols import Tokenizer
 from llmx.recipe import Recipe
+from llmx.registry import Registry
 from llmx.toml import dumps
 
 RECIPE = "recipe.toml"
@@ -50,6 +53,43 @@ def require_new(folder: Path) -> None:
         raise RecipeError(f"{folder}: holds another run: add --resume to go on with it, or give another --out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"{folder}: is not empty and holds no run: give another --out")
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise RecipeError(f"{folder}: cannot be made, {nearest} is no folder one may write to: give another --out")
+
+
+FIXED = ("model", "tokenizer", "data", "objective", "adapter")
+FIXED_TRAIN = ("seed", "tokens_per_update", "precision")
+"""What a run may not change on the way: the weights, the text or the arithmetic would be another run's."""
+
+
+def require_same_run(folder: Path, recipe: Recipe, registry: Registry) -> None:
+    """Check that a recipe resumes the run of a folder and does not begin another.
+
+    Raises:
+        RecipeError: it changes what a run cannot change; the message names each such value.
+    """
+    began = Recipe.resolve(file_layers(folder / RECIPE), registry).to_plain()
+    now = recipe.to_plain()
+    pairs = [(section, began[section], now[section]) for section in FIXED]
+    pairs += [("train", {k: began["train"][k] for k in FIXED_TRAIN}, {k: now["train"][k] for k in FIXED_TRAIN})]
+    pairs += [("optimizer", {"name": began["optimizer"]["name"]}, {"name": now["optimizer"]["name"]})]
+    faults = [
+        f"{folder}: the run began with {path} = {old!r}, not {new!r}: start a new run for that"
+        for section, before, after in pairs
+        for path, old, new in differences(section, before, after)
+    ]
+    if faults:
+        raise RecipeError(*faults)
+
+
+def differences(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, before, after) of every value in which two plain tables differ."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in dict.fromkeys((*before, *after)):
+            yield from differences(f"{path}.{key}", before.get(key), after.get(key))
+    elif before != after:
+        yield path, before, after
 
 
 def create(folder: Path, recipe: Recipe, tokenizer: Tokenizer, facts: Mapping[str, Any]) -> None:
@@ -68,9 +108,13 @@ def create(folder: Path, recipe: Recipe, tokenizer: Tokenizer, facts: Mapping[st
         lock = json.dumps({**versions(recipe), **facts}, indent=1)
         (temporary / LOCK).write_text(lock + "\n", encoding="utf-8")
         fsync_folder(temporary)
-        if folder.exists():
-            folder.rmdir()  # it is empty: `require_new` looked
-        temporary.rename(folder)
+        if folder.exists():  # it is empty, and may be a mount that cannot be replaced; the lock makes it a run
+            for path in sorted(temporary.iterdir(), key=lambda path: path.name == LOCK):
+                path.rename(folder / path.name)
+        else:
+            temporary.rename(folder)
+        fsync(folder)
+        fsync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -19,8 +19,14 @@ LISTS = ("adapter", "sampler", "logger", "callback")
 NAMED = ("model", "tokenizer", "data", "objective", "optimizer", "scheduler")
 """Sections that hold one part: `model = "tinyllm"` is short for `model.name = "tinyllm"`."""
 
+DATA_KEYS = ("held_out", "sequence_length")
+"""Keys of the section `data` that are the core's and not the dataset's (the fields of `llmx.recipe.DataOptions`)."""
+
 OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w:-]+)*=", re.ASCII)
 VARIABLE = re.compile(r"LLMX_([A-Z]+)__([A-Z0-9_]+)")
+NEAR_VARIABLE = re.compile(
+    r"LLMX_(TRAIN|EVAL|CHECKPOINT|GENERATE|DATA|MODEL|TOKENIZER|OPTIMIZER|SCHEDULER)_([A-Z0-9_]+)"
+)
 
 
 @frozen
@@ -62,12 +68,24 @@ def merge(layers: Iterable[Layer]) -> Table:
                 merged[section] = _merge_list(merged.get(section), value, layer.origin, section)
             elif section in NAMED:
                 values = _table_of(value, layer.origin, section)
-                merged[section] = _merge_part(merged.get(section, Table()), values, layer.origin)
+                keep = DATA_KEYS if section == "data" else ()
+                merged[section] = _merge_part(merged.get(section, Table()), values, layer.origin, keep)
             elif isinstance(value, Mapping):
-                merged[section] = merged.get(section, Table()) | _leaves(value, layer.origin)
+                merged[section] = _merge_table(merged.get(section, Table()), value, layer.origin, section)
             else:
                 merged[section] = Leaf(value, layer.origin)
     return merged
+
+
+def _merge_table(before: Any, values: Mapping[str, Any], origin: str, section: str) -> Table:
+    if not isinstance(before, Table):
+        raise RecipeError(f"{before.origin}: {section} = {before.value!r}: must be a table of options")
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):  # two ways to say how long: the later one counts
+        if section == "train" and one in values:
+            if other in values:
+                raise RecipeError(f"{origin}: train.steps and train.epochs are given: keep one of them")
+            before = Table({key: leaf for key, leaf in before.items() if key != other})
+    return Table(before | _leaves(values, origin))
 
 
 def _leaves(values: Mapping[str, Any], origin: str) -> Table:
@@ -82,10 +100,10 @@ def _table_of(value: Any, origin: str, section: str) -> Mapping[str, Any]:
     raise RecipeError(f"{origin}: {section} must be a name or a table, not {value!r}")
 
 
-def _merge_part(before: Table, values: Mapping[str, Any], origin: str) -> Table:
+def _merge_part(before: Table, values: Mapping[str, Any], origin: str, keep: tuple[str, ...]) -> Table:
     name = before.get("name")
     if "name" in values and name is not None and name.value != values["name"]:
-        before = Table()
+        before = Table({key: leaf for key, leaf in before.items() if key in keep})
     return before | _leaves(values, origin)
 
 
@@ -95,11 +113,13 @@ def _merge_list(before: list[Table] | None, value: Any, origin: str, section: st
         return _merge_named(before, value, origin, section)
     if not isinstance(value, list):
         raise RecipeError(f"{origin}: {section} must be a list of names or tables, not {value!r}")
-    after = []
+    after: list[Table] = []
     for each in value:
         table = _table_of(each, origin, section)
         if "name" not in table:
             raise RecipeError(f"{origin}: {section}: every entry needs a name: {dict(table)!r}")
+        if any(each["name"].value == table["name"] for each in after):
+            raise RecipeError(f"{origin}: {section} = {table['name']!r} is listed twice")
         kept = next((old for old in before if old["name"].value == table["name"]), Table())
         after.append(kept | _leaves(table, origin))
     return after
@@ -184,6 +204,8 @@ def environment_layer(environ: Mapping[str, str] = os.environ) -> Layer:
         if match:
             section, option = (group.lower() for group in match.groups())
             values.setdefault(section, {})[option] = _scalar(text)
+        elif near := NEAR_VARIABLE.fullmatch(variable):
+            raise RecipeError(f"environment: {variable}: write LLMX_{near[1]}__{near[2]}, with two underscores")
     return Layer("environment", values)
 
 

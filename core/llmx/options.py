@@ -71,6 +71,8 @@ def structure(cls: type, values: Mapping[str, Any], path: str) -> tuple[Any, lis
         if validator is not None:
             try:
                 validator(None, fields[name], value)
+            except AttributeError:  # it compares with other fields: the constructor runs it again with them
+                continue
             except (TypeError, ValueError) as error:
                 faults.append(Fault(f"{path}.{name}", str(error.args[0] if error.args else error), values[name]))
     if faults:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import Any
 
@@ -114,7 +113,7 @@ def _count_tokens(texts: Any, tokenizer: Any) -> int:
         if size >= SAMPLE_CHARS:
             break
     encoded = sum(len(encode_document(tokenizer, ids)) for ids in tokenizer.encode_batch(sample))
-    rest = sum(len(text) for text in itertools.chain(texts))
+    rest = sum(len(text) for text in texts)
     return round(encoded * (size + rest) / size) if size else 0
 
 

@@ -119,8 +119,12 @@ def load(folder: Path, registry: Registry, device: str = "cpu") -> Pretrained:
 
     config = read_json(folder / CONFIG)
     target = _model_offer(folder, config, registry).component.load()
-    with torch.device("meta"):
-        model = target.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = target.from_config(config)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{folder / CONFIG}: {what}") from error
     tokenizer = load_tokenizer(folder, registry)
     if tokenizer.vocab_size > model.vocab_size:
         raise CheckpointError(
@@ -147,13 +151,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _model_offer(folder: Path, config: Mapping[str, Any], registry: Registry) -> Offer:
     if (folder / LLMX).exists():
-        return registry.find("model", read_json(folder / LLMX)["model"], f"{folder / LLMX}: model")
+        return registry.find("model", _written(folder, "model"), f"{folder / LLMX}: model")
     model_type = str(config.get("model_type"))
     offer = registry.handling("model", model_type)
     if offer is None:
         known = ", ".join(sorted(h for each in registry.offers("model") for h in each.component.handles))
         raise CheckpointError(f"{folder / CONFIG}: model_type = {model_type!r}: no plugin reads it (known: {known})")
     return offer
+
+
+def _written(folder: Path, key: str) -> str:
+    """Return a value of `llmx.json`."""
+    values = read_json(folder / LLMX)
+    if key not in values:
+        raise CheckpointError(f"{folder / LLMX}: lacks {key!r}: it was not written by llmx, or was altered")
+    return str(values[key])
 
 
 def load_tokenizer(folder: Path, registry: Registry) -> Tokenizer:
@@ -164,9 +176,8 @@ def load_tokenizer(folder: Path, registry: Registry) -> Tokenizer:
     """
     name, where = "hf", f"{folder}: tokenizer"
     if (folder / LLMX).exists():
-        written = read_json(folder / LLMX)
-        name, where = written["tokenizer"], f"{folder / LLMX}: tokenizer"
-        if tokenizer_hash(tokenizer_files(folder)) != written["tokenizer_sha256"]:
+        name, where = _written(folder, "tokenizer"), f"{folder / LLMX}: tokenizer"
+        if tokenizer_hash(tokenizer_files(folder)) != _written(folder, "tokenizer_sha256"):
             raise CheckpointError(f"{folder}: the tokenizer's files are not those the model was trained with")
     tokenizer: Tokenizer = registry.find("tokenizer", name, where).component.load().load(folder)
     return tokenizer

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, Literal, TypeVar
 
 from attrs import field, fields_dict, frozen, validators
 
 from llmx.errors import RecipeError
-from llmx.layers import LISTS, Layer, Leaf, Section, Table, merge
+from llmx.layers import DATA_KEYS, LISTS, Layer, Leaf, Section, Table, merge
 from llmx.options import Fault, structure, unstructure
 from llmx.registry import Offer, Registry
 
@@ -19,6 +20,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 positive: Any = validators.ge(1)
 optional_whole: Any = validators.optional(validators.ge(1))
+positive_float: Any = validators.gt(0)
 optional_positive: Any = validators.optional(validators.gt(0))
 
 
@@ -36,8 +38,8 @@ class TrainOptions:
     """Tokens read for one optimizer update, over all ranks and micro-batches; a multiple of the sequence length."""
     micro_batch: int | None = field(default=None, validator=optional_whole, metadata={"unit": "rows"})
     """Rows in one forward and backward pass; less takes less memory, and the same update. Unset: all rows at once."""
-    clip_norm: float | None = field(default=1.0, validator=optional_positive)
-    """Largest L2 norm of the whole gradient; a larger one is scaled down to it."""
+    clip_norm: float = field(default=1.0, validator=positive_float)
+    """Largest L2 norm of the whole gradient; a larger one is scaled down to it. `inf` never clips."""
     precision: Precision = "auto"
     """Type of the matrix products; weights and optimizer state stay in fp32. "auto" is bf16 where the device
     computes in it and fp32 elsewhere; fp16 scales the loss."""
@@ -53,8 +55,8 @@ class EvalOptions:
 
     every: int | None = field(default=None, validator=optional_whole, metadata={"unit": "steps"})
     """Steps between evaluations; there is always one after the last step. Unset: a tenth of the run."""
-    tokens: int | None = field(default=262_144, validator=optional_whole)
-    """Most held-out tokens to read in one evaluation, the same ones each time."""
+    tokens: int = field(default=262_144, validator=validators.ge(0))
+    """Most held-out tokens to read in one evaluation, the same ones each time; 0 reads all."""
 
 
 @frozen
@@ -199,6 +201,8 @@ class Recipe:
         plain["data"] |= unstructure(self.data)
         for section in CORE_SECTIONS:
             plain[section] = unstructure(getattr(self, section))
+        if self.train.epochs is not None:
+            del plain["train"]["steps"]  # `merge` takes the one or the other
         for section in LISTS:
             plain.setdefault(section, [])
         return {"hooks": list(self.hooks), **plain}
@@ -234,17 +238,32 @@ class _Resolver:
 
     def _data(self) -> tuple[Any, Any]:
         table = dict(self._table("data"))
-        own = {key: table.pop(key) for key in fields_dict(DataOptions) if key in table}
+        own = {key: table.pop(key) for key in DATA_KEYS if key in table}
         if "name" not in table:
             table["name"] = Leaf(self._dataset_name(table.get("path")), "default")
+        elif "path" in table and table["path"].origin != table["name"].origin:
+            self._check_reader(table["name"], table["path"])
         return self._part("dataset", table, "data"), self._options(DataOptions, own, "data")
+
+    def _reader(self, path: Leaf) -> Offer | None:
+        """Return the dataset that reads files with the ending of a path."""
+        suffix = PurePath(str(path.value)).suffix.lower()
+        return self.registry.handling("dataset", suffix) if suffix else None
+
+    def _check_reader(self, name: Leaf, path: Leaf) -> None:
+        """Note a fault where a path given later than the dataset's name ends in what another dataset reads."""
+        reader = self._reader(path)
+        if reader is not None and str(name.value).rpartition(":")[2] != reader.component.name:
+            self.faults.append(
+                f"{path.origin}: data.path ends in what {reader.component.name} reads, but data.name = {name.value!r} "
+                f"({name.origin}): give data.name as well"
+            )
 
     def _dataset_name(self, path: Any) -> str:
         if path is None:
             return DEFAULT_DATASET
         text = str(path.value)
-        suffix = "." + text.rpartition("/")[2].rpartition(".")[2] if "." in text.rpartition("/")[2] else ""
-        offer = self.registry.handling("dataset", suffix.lower()) if suffix else None
+        offer = self._reader(path)
         if offer is None:
             components = [offer.component for offer in self.registry.offers("dataset")]
             readers = ", ".join(f"{suffix} ({each.name})" for each in components for suffix in each.handles)

@@ -82,6 +82,11 @@ class Registry:
         found = [offer for offer in offers if distribution in ("", offer.plugin.distribution)]
         if len(found) == 1:
             return found[0]
+        if len({offer.plugin.distribution for offer in found}) == 1:
+            plugins = " and ".join(offer.plugin.name for offer in found)
+            raise PluginError(
+                f"{given}: {found[0].plugin.distribution} offers {bare!r} twice, in its plugins {plugins}"
+            )
         if found:
             owners = " and by ".join(sorted({offer.plugin.distribution for offer in found}))
             choices = " or ".join(sorted({f'"{offer.qualified}"' for offer in found}))

@@ -15,8 +15,8 @@ class ConsoleOptions:
 
 @frozen
 class JsonlOptions:
-    file: str = "metrics.jsonl"
-    """Name of the file in the run folder; one JSON object a line."""
+    file: str = field(default="metrics.jsonl", validator=validators.matches_re(r"[\w-]+\.jsonl"))
+    """Name of the file in the run folder, one JSON object a line: "NAME.jsonl"."""
 
 
 @hookimpl

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TextIO
+import math
+import os
+from typing import TYPE_CHECKING, TextIO
 
 from llmx import hookimpl
 from llmx_loggers import JsonlOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llmx.assembly import Run
 
 
 class JsonlLogger:
-    """Appends to a file that a resumed run first cuts back to where its checkpoint was."""
+    """Appends to a file from which a resumed run first takes the rows after its checkpoint."""
 
     def __init__(self, options: JsonlOptions, run: Run) -> None:
         self.path = run.folder / options.file
-        self.size_bytes = 0
         self._file: TextIO | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        if self._file is not None:
-            self._file.flush()
-            self.size_bytes = self.path.stat().st_size
-        return {"size_bytes": self.size_bytes}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.size_bytes = state["size_bytes"]
+    @hookimpl
+    def llmx_before_run(self, run: Run) -> None:
+        self._file = self.path.open("a", encoding="utf-8", buffering=1)  # a line is written out when it is whole
+        self._file.truncate(kept_bytes(self.path, run.state.step))
 
     @hookimpl
-    def llmx_before_run(self) -> None:
-        self._file = self.path.open("a", encoding="utf-8", buffering=1)  # a line is on disk when it is written
-        if self.path.stat().st_size > self.size_bytes:
-            self._file.truncate(self.size_bytes)
+    def llmx_after_checkpoint(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())  # a checkpoint survives a power cut, and so must the rows before it
 
     @hookimpl
     def llmx_after_step(self, metrics: dict[str, float]) -> None:
@@ -53,9 +51,25 @@ class JsonlLogger:
 
     def _write(self, metrics: dict[str, float]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(metrics) + "\n")
+            finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            self._file.write(json.dumps(finite) + "\n")
 
     def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def kept_bytes(path: Path, step: int) -> int:
+    """Return where the first row after `step`, or one that a kill left broken, begins."""
+    kept = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                return kept
+            if row["step"] > step:
+                return kept
+            kept += len(line)
+    return kept

@@ -117,7 +117,8 @@ def test_a_run_reports_and_generates(llmx_cli: Cli, small: list[str], tmp_path: 
     assert "The model is in runs/tinyllm-text/model" in done.stdout
     assert "llmx generate runs/tinyllm-text" in done.stdout
     again = llmx_cli("run", *arguments, "--tokenizer", "char", "--json", cwd=tmp_path)
-    assert json.loads(again.stdout.splitlines()[-1])["folder"] == "runs/tinyllm-text-2"
+    assert json.loads(again.stdout)["folder"] == "runs/tinyllm-text-2"
+    assert "validation loss" in again.stderr
     plain = llmx_cli("generate", "runs/tinyllm-text", "The ", "--seed", "3", cwd=tmp_path)
     streamed = llmx_cli("generate", "runs/tinyllm-text", "The ", "--seed", "3", "--stream", cwd=tmp_path)
     assert plain.stdout == streamed.stdout
@@ -155,7 +156,7 @@ def fails(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> Non
         (["train.tokens_per_update=1000"], 2, ["not a multiple of the sequence length 64; nearest: 960 or 1024"]),
         (["train.micro_batch=3"], 2, ["train.micro_batch = 3: must divide the 8 rows"]),
         (["data.sequence_length=65"], 2, ["longer than the model's context of 64"]),
-        (["train.device=cuda:99"], 2, ["train.device = 'cuda:99': not usable here"]),
+        (["train.device=cuda:99"], 2, ["device = 'cuda:99': not usable here"]),
         (["model.kv_heads=3"], 2, ["model: kv_heads = 3 must divide heads = 4"]),
         (["--hooks", "no.py"], 2, ["hooks: no.py: no such file"]),
         (["scheduler.warmup_steps=99"], 2, ["scheduler.warmup_steps = 99: longer than the run of 12 steps"]),
@@ -176,6 +177,36 @@ def test_what_is_wrong_is_said_in_one_line(
 def _short_text(folder: Path) -> Path:
     (folder / "short.txt").write_text("A few words are not enough to learn four thousand pieces from. " * 30)
     return folder / "short.txt"
+
+
+def test_places_that_cannot_be_written_are_told_before_the_work(
+    llmx_cli: Cli, small: list[str], tmp_path: Path
+) -> None:
+    """A file in the way, or a cache that cannot be made."""
+    (tmp_path / "file").write_text("x")
+    fails(llmx_cli("run", *small, "--out", tmp_path / "file" / "x"), 2, "is no folder one may write to")
+    done = llmx_cli("run", *small, "--out", tmp_path / "x", LLMX_CACHE=str(tmp_path / "file" / "c"))
+    fails(done, 1, "Not a directory")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_may_be_written_into_an_empty_folder(llmx_cli: Cli, small: list[str], tmp_path: Path) -> None:
+    """The folder itself stays, as a mount must; `.` is one too."""
+    number = tmp_path.stat().st_ino
+    done = llmx_cli("run", *small, "--tokenizer", "char", "--out", ".", "generate.samples=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tmp_path.stat().st_ino == number
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def test_hooks_may_be_named_again(llmx_cli: Cli, small: list[str], tmp_path: Path) -> None:
+    """The first command with --resume added works, though the recipe lists the hooks already."""
+    (tmp_path / "h.py").write_text("from llmx import hookimpl\n@hookimpl\ndef llmx_after_run(run): print('heard')\n")
+    command = ["run", *small, "--tokenizer", "char", "--hooks", "h.py", "--out", "r"]
+    assert "heard" in llmx_cli(*command, cwd=tmp_path).stdout
+    again = llmx_cli(*command, "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("heard") == 1
 
 
 @pytest.mark.parametrize(
@@ -215,6 +246,9 @@ def test_generate_says_what_is_wrong(llmx_cli: Cli, char_run: Path, tmp_path: Pa
     fails(llmx_cli("generate", char_run, "x" * 100), 2, "prompt: is 101 tokens long; the model's context of 64")
     fails(llmx_cli("generate", char_run, "x", "--sampler", "topp"), 2, "no such sampler; nearest: top-p")
     fails(llmx_cli("generate", char_run, "two", "words"), 2, "put a prompt of several words in quotes")
+    fails(llmx_cli("generate", char_run, "x", "--device", "cuda:9"), 2, "device = 'cuda:9': not usable here")
+    long = 'generate.prompts=["' + "x" * 300 + '"]'
+    fails(llmx_cli("run", char_run, "--out", tmp_path / "n", long), 2, "prompt: is 301 tokens long")
 
 
 def test_describe_and_plugins_say_what_is_wrong(llmx_cli: Cli) -> None:

@@ -167,6 +167,22 @@ def test_the_catalogue_is_what_llmx_ships() -> None:
         }
 
 
+def test_one_distribution_that_offers_a_name_twice_is_told(site: Site) -> None:
+    """Qualifying could not help: the two plugins are named."""
+    site.add("acme", GOOD.format(name="x"))
+    (site.folder / "acme-0.1.dist-info" / "entry_points.txt").write_text("[llmx]\na = acme\nb = acme\n")
+    with pytest.raises(PluginError, match="acme offers 'x' twice, in its plugins a and b"):
+        Registry().find("optimizer", "x")
+
+
+def test_a_target_that_fails_to_import_shows_why(site: Site) -> None:
+    """Any fault of a stranger's module is a PluginError with its traceback."""
+    site.add("acme-optim", GOOD.format(name="fast"))
+    (site.folder / "acme_impl.py").write_text("1 / 0")
+    with pytest.raises(PluginError, match=r"fast: target .* failed to import: ZeroDivisionError[\s\S]*acme_impl\.py"):
+        Registry().find("optimizer", "fast").component.load()
+
+
 def test_a_known_plugin_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that only the catalogue knows ends with the pip command."""
     monkeypatch.setenv("LLMX_DISABLE_PLUGINS", "")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from attrs import fields, resolve_types
 
-from llmx import Recipe, RecipeError
+from llmx import Recipe, RecipeError, Registry
 from llmx.api import layers_of
-from llmx.layers import Layer, environment_layer, is_override, merge, override_layers
+from llmx.layers import DATA_KEYS, Layer, environment_layer, is_override, merge, override_layers
+from llmx.recipe import CORE_SECTIONS, DataOptions
 from llmx.toml import dumps
 
 
@@ -154,6 +156,54 @@ def test_override_values_read_as_toml_or_else_as_text() -> None:
     """Numbers, lists and bools are typed; what is no TOML is a string."""
     values = [layer.values for layer in override_layers(["a.b=3e-4", "a.c=[1, 2]", "a.d=x/y.txt", "logger=a,b"])]
     assert values == [{"a": {"b": 3e-4}}, {"a": {"c": [1, 2]}}, {"a": {"d": "x/y.txt"}}, {"logger": ["a", "b"]}]
+
+
+def test_steps_and_epochs_replace_each_other() -> None:
+    """The later of the two counts; both at once is a fault."""
+    assert resolve({"train": {"epochs": 2.0}}, {"train": {"steps": 7}}).train.epochs is None
+    assert resolve({"train": {"steps": 7}}, {"train": {"epochs": 2.0}}).train.epochs == 2.0
+    with pytest.raises(RecipeError, match=r"train\.steps and train\.epochs are given"):
+        resolve({"train": {"epochs": 2.0, "steps": 7}})
+
+
+def test_the_datas_own_keys_outlive_its_reader() -> None:
+    """`data.name=json` over a recipe for jsonl keeps held_out; a path for another reader must bring its name."""
+    recipe = resolve(
+        {"data": {"name": "jsonl", "path": "a.jsonl", "held_out": 0.5}}, {"data": {"name": "json", "path": "b"}}
+    )
+    assert (recipe.data.held_out, recipe.dataset.name) == (0.5, "json")
+    with pytest.raises(RecipeError, match=r"ends in what jsonl reads, but data\.name = 'text' \(layer 0\)"):
+        resolve({"data": {"name": "text", "path": "a.txt"}}, {"data": {"path": "b.jsonl"}})
+    assert tuple(each.name for each in fields(DataOptions)) == DATA_KEYS
+
+
+def test_no_value_is_lost_for_want_of_a_null() -> None:
+    """TOML cannot say None, so no option may need it: one that can be None is None by default."""
+    classes = [offer.component.options for offer in Registry().offers()] + [*CORE_SECTIONS.values(), DataOptions]
+    for cls in classes:
+        resolve_types(cls)
+        for each in fields(cls):
+            assert type(None) not in get_args(each.type) or each.default is None, (cls, each.name)
+    clipless = resolve({"train": {"clip_norm": float("inf")}})
+    assert resolve(tomllib.loads(dumps(clipless.to_plain()))) == clipless
+
+
+def test_a_part_is_listed_once() -> None:
+    """Two loggers of one name would write over each other."""
+    with pytest.raises(RecipeError, match="logger = 'jsonl' is listed twice"):
+        resolve({"logger": ["jsonl", "jsonl"]})
+
+
+def test_a_variable_with_one_underscore_is_told() -> None:
+    """`LLMX_TRAIN_STEPS` would otherwise be ignored without a word."""
+    with pytest.raises(RecipeError, match="LLMX_TRAIN_STEPS: write LLMX_TRAIN__STEPS"):
+        environment_layer({"LLMX_TRAIN_STEPS": "3"})
+
+
+def test_a_section_and_its_option_cannot_both_be_set() -> None:
+    """`train=5 train.steps=3` is a fault of its own, not a crash."""
+    with pytest.raises(RecipeError, match="train = 5: must be a table"):
+        Recipe.resolve(override_layers(["train=5", "train.steps=3"]))
 
 
 def test_merge_leaves_its_layers_alone() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import signal
 import sys
 from typing import Any
 
@@ -40,7 +41,7 @@ class LazyGroup(click.Group):
             command: click.Command = importlib.import_module(f"llmx.cli.{cmd_name}").command
             return command
         entry = command_entries().get(cmd_name)
-        return None if entry is None else entry.load()
+        return None if entry is None else _load_command(entry)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = list(COMMANDS.items())
@@ -49,6 +50,25 @@ class LazyGroup(click.Group):
                 rows.append((name, f"From {entry.dist.name if entry.dist else 'a plugin'}."))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _load_command(entry: importlib.metadata.EntryPoint) -> click.Command:
+    """Import another distribution's command.
+
+    Raises:
+        PluginError: that fails.
+    """
+    import traceback
+
+    from llmx.errors import PluginError
+
+    try:
+        command: click.Command = entry.load()
+    except Exception as error:  # a stranger's module
+        owner = entry.dist.name if entry.dist else entry.value
+        text = f"command {entry.name!r} of {owner} failed to load: {type(error).__name__}: {error}"
+        raise PluginError(f"{text}\n{traceback.format_exc()}") from error
+    return command
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -68,6 +88,7 @@ def main(arguments: list[str] | None = None) -> Any:
     from llmx.errors import LlmxError
 
     given = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # so that what is half made is cleaned up
     try:
         sys.exit(cli.main(given, prog_name="llmx", standalone_mode=False) or 0)
     except click.exceptions.Exit as done:
@@ -77,12 +98,17 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(error.exit_code)
     except LlmxError as error:
         fail(error, debug="--debug" in given)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("llmx: interrupted", err=True)
-        sys.exit(130)
     except BrokenPipeError:  # the reader of the output went away: `llmx plugins | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        fail(LlmxError(f"{where}{error.strerror}"), debug="--debug" in given)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("llmx: interrupted", err=True)
+        sys.exit(130)
 
 
 def fail(error: Any, *, debug: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from llmx.errors import RecipeError
-from llmx.layers import LISTS, NAMED, Layer, is_override
+from llmx.layers import LISTS, NAMED, is_override
 from llmx.registry import Registry
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -32,7 +33,7 @@ def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]
     Raises:
         RecipeError: there is more than one that is no override.
     """
-    overrides = [each for each in arguments if is_override(each) and not Path(each).exists()]
+    overrides = [each for each in arguments if is_override(each) and not os.path.exists(each)]  # noqa: PTH110  # a Path raises for long names
     recipes = [each for each in arguments if each not in overrides]
     if len(recipes) > 1:
         raise RecipeError(f"{recipes[1]!r}: is neither an option, nor KEY=VALUE, and the recipe is {recipes[0]!r}")
@@ -48,12 +49,3 @@ def warn_of_broken(registry: Registry) -> None:
     """Say on stderr, a line each, which plugins did not load; a run that names none of them goes on."""
     for plugin in registry.broken:
         click.echo(f"llmx: plugin {plugin.name} of {plugin.distribution} did not load: {plugin.error}", err=True)
-
-
-def recipe_layers(
-    recipe: Path | None, overrides: list[str], names: dict[str, Any], hooks: tuple[str, ...]
-) -> list[Layer]:
-    """Return the layers of a command's recipe."""
-    from llmx.api import layers_of
-
-    return layers_of(recipe, overrides=overrides, hooks=hooks, **given_names(names))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from llmx.cli.common import name_options, recipe_layers, split_arguments
+from llmx.cli.common import given_names, name_options, split_arguments
 
 
 @click.group("config")
@@ -22,11 +22,12 @@ def command() -> None:
 @name_options
 def show(arguments: tuple[str, ...], origin: bool, as_json: bool, hooks: tuple[str, ...], **names: Any) -> None:
     """Print the whole recipe that `llmx run` with the same arguments would run."""
+    from llmx.api import layers_of
     from llmx.recipe import Recipe
     from llmx.toml import dumps
 
     source, overrides = split_arguments(arguments)
-    recipe = Recipe.resolve(recipe_layers(source, overrides, names, hooks))
+    recipe = Recipe.resolve(layers_of(source, overrides=overrides, hooks=hooks, **given_names(names)))
     values = recipe.to_plain()
     if as_json:
         import json

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmx.cli.common import name_options, recipe_layers, split_arguments, warn_of_broken
+from llmx.cli.common import given_names, name_options, split_arguments, warn_of_broken
 
 if TYPE_CHECKING:
     from llmx.assembly import Run
@@ -41,6 +44,7 @@ def command(
     Exit codes: 0 done; 1 failed while running; 2 a wrong recipe or argument; 3 a plugin is missing or broken;
     4 diverged; 130 and 143 stopped by SIGINT and SIGTERM after a checkpoint.
     """
+    from llmx.api import layers_of, resumed_source, start
     from llmx.recipe import Recipe
     from llmx.registry import Registry
 
@@ -48,30 +52,17 @@ def command(
     registry = Registry()
     warn_of_broken(registry)
     if resume:
-        source, out = _resumed(source, out)
-    recipe = Recipe.resolve(recipe_layers(source, overrides, names, hooks), registry)
+        source, out = resumed_source(source, out)
+    recipe = Recipe.resolve(layers_of(source, overrides=overrides, hooks=hooks, **given_names(names)), registry)
     if dry_run:
         from llmx.plan import make_plan
 
         click.echo(make_plan(recipe).text(as_json=as_json))
         return
-    from llmx.api import start
-
-    run = start(recipe, registry, out, resume=resume)
+    # with --json, what loggers and callbacks print goes to stderr: stdout is for programs
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        run = start(recipe, registry, out, resume=resume)
     _report(run, as_json=as_json)
-
-
-def _resumed(source: Path | None, out: Path | None) -> tuple[Path | None, Path]:
-    """Return the recipe and the folder of a run to go on with."""
-    from llmx.errors import RecipeError
-    from llmx.folder import is_run
-
-    folder = out if out is not None else source
-    if folder is None:
-        raise RecipeError("--resume: needs the run to go on with: llmx run RUN_DIR --resume")
-    if out is None and not is_run(folder):
-        raise RecipeError(f"{folder}: holds no run to resume: give a run folder, or leave --resume out")
-    return (folder if source is None and is_run(folder) else source), folder
 
 
 def _report(run: Run, *, as_json: bool) -> None:
@@ -93,14 +84,11 @@ def _report(run: Run, *, as_json: bool) -> None:
     best = "" if state.best_loss is None else f", best validation loss {state.best_loss:.4f} at step {state.best_step}"
     why = f" ({run.stop_reason})" if run.stop_reason else ""
     click.echo(f"Done after step {state.step}{why}{best}. The model is in {run.folder / 'model'}.\n\nNext:")
-    click.echo(f'  llmx generate {run.folder} "{_short(samples)}" --stream')
-    click.echo(f"  llmx run {run.folder} --resume train.steps={state.step * 2}")
-    click.echo(f"  llmx config show {run.folder} --origin")
-
-
-def _short(samples: list[tuple[str, str]]) -> str:
-    words = samples[0][0].split() if samples else []
-    return " ".join(words[:6]).replace('"', "'") or "Once upon a time"
+    folder = shlex.quote(str(run.folder))
+    words = samples[0][0].split()[:6] if samples else ["Once", "upon", "a", "time"]
+    click.echo(f"  llmx generate {folder} {shlex.quote(' '.join(words))} --stream")
+    click.echo(f"  llmx run {folder} --resume train.steps={state.step * 2}")
+    click.echo(f"  llmx config show {folder} --origin")
 
 
 def _samples(run: Run) -> list[tuple[str, str]]:

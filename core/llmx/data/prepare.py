@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llmx.data.split import Split, SplitName
-from llmx.data.store import FORMAT, ShardWriter, read_manifest, verify
+from llmx.data.store import FORMAT, ShardWriter, verify
 from llmx.errors import DataError
 from llmx.files import fsync_folder, temporary_beside
 from llmx.progress import progress
@@ -59,8 +59,7 @@ def prepare(dataset: Dataset, split: Split, tokenizer: Tokenizer, tokenizer_hash
             _publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    for part in read_manifest(folder)["splits"].values():
-        verify(folder, part["shards"])
+    verify(folder)
     return folder
 
 

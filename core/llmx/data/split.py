@@ -56,8 +56,9 @@ def text_fraction(text: str) -> float:
 def cut_point(text: str, share: float) -> int:
     """Return the index nearest after `share` of the text where a line ends, or a word, or else that index itself."""
     at = int(len(text) * share)
+    most = (len(text) - at) // 2  # half of the rest stays, even where lines are long
     for end, reach in (("\n", 2000), (" ", 100)):
-        found = text.find(end, at, at + reach)
+        found = text.find(end, at, at + min(reach, most))
         if found >= 0:
             return found + 1
     return at

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,8 @@ class TokenStore:
         self.documents: int = manifest["documents"]
         self.tokens: int = manifest["tokens"]
         self.text_bytes: int = manifest["text_bytes"]
+        self.predicted = self.tokens - self.documents
+        """Tokens that follow another of their document; the first of each is never predicted."""
         self._ids: list[Tensor] = []
         self._starts: list[Tensor] = []
         self._first_token: list[int] = []
@@ -107,6 +109,7 @@ class TokenStore:
         """Return tokens [start, start + length) and the number of the document of each, both int64."""
         import torch
 
+        assert 0 <= start < start + length <= self.tokens, (start, length, self.tokens)
         ids, documents = [], []
         while length > 0:
             shard = bisect.bisect_right(self._first_token, start) - 1
@@ -145,13 +148,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: Path, shards: Iterable[dict[str, Any]]) -> None:
-    """Compare every shard with its checksum.
+def verify(folder: Path) -> None:
+    """Compare every shard of a store with its checksum.
 
     Raises:
         DataError: a shard is missing or altered.
     """
-    for shard in shards:
+    for shard in (shard for split in read_manifest(folder)["splits"].values() for shard in split["shards"]):
         path = folder / shard["name"]
         if not path.exists() or file_sha256(path) != shard["sha256"]:
             raise DataError(f"{path}: missing or altered since it was written; delete {folder} to prepare again")

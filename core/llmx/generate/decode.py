@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from attrs import frozen
 
-from llmx.data.batches import stream_seed
 from llmx.errors import RecipeError
 from llmx.protocols import Model, Sampler, Tokenizer
 
@@ -61,7 +60,7 @@ def decode_tokens(
     with torch.inference_mode():
         cache = model.new_cache(1, len(ids) + budget)
         device = next(model.parameters()).device  # type: ignore[attr-defined]  # a Model is a Module
-        draw = torch.Generator().manual_seed(stream_seed(seed, "generate"))
+        draw = torch.Generator().manual_seed(seed)
         new = list(ids)
         for _ in range(budget):
             logits_BV = model(torch.tensor([new], device=device), cache=cache)[:, -1].float().cpu()

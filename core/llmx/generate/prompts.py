@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmx.generate.decode import REPLACEMENT
+
 if TYPE_CHECKING:
     from llmx.assembly import Run
 
@@ -20,7 +22,9 @@ def held_out_prompts(run: Run, count: int) -> list[str]:
         ids, documents = run.held_out.read(start, min(200, run.held_out.tokens - start))
         later = (documents != documents[0]).nonzero()  # where the next document begins, if it is near
         text = run.tokenizer.decode(ids[int(later[0]) :].tolist() if len(later) else ids.tolist())
-        prompts.append(_beginning(text if len(later) or index == 0 else text.partition("\n")[2] or text))
+        text = _beginning(text if len(later) or index == 0 else text.partition("\n")[2] or text)
+        most = run.model.context_length // 4  # the rest of the context is for what the model adds
+        prompts.append(run.tokenizer.decode(run.tokenizer.encode(text)[:most]).rstrip(REPLACEMENT))
     return [prompt for prompt in dict.fromkeys(prompts) if prompt]
 
 

@@ -95,11 +95,14 @@ def latest(checkpoints: Path) -> Path | None:
     return next((folder for folder in reversed(step_folders(checkpoints)) if is_whole(folder)), None)
 
 
-def prune(checkpoints: Path, keep_last: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep_last` checkpoints and the best one, and what kills left half written."""
-    keep = {folder_name(best_step)} if best_step is not None else set()
-    for folder in step_folders(checkpoints)[:-keep_last]:
-        if folder.name not in keep:
-            shutil.rmtree(folder)
+def prune(checkpoints: Path, step: int, keep_last: int, best_step: int | None) -> None:
+    """Delete what the whole checkpoint of `step` makes superfluous: all but the newest `keep_last` up to it and the
+    best one, those after it (they were not whole, or the run would have gone on from them), and half-written ones."""
+    best = None if best_step is None else folder_name(best_step)
+    folders = step_folders(checkpoints)
+    later = [folder for folder in folders if folder.name > folder_name(step)]
+    older = [folder for folder in folders if folder not in later][:-keep_last]
+    for folder in later + [folder for folder in older if folder.name != best]:
+        shutil.rmtree(folder)
     for leftover in checkpoints.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)

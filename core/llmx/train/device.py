@@ -29,7 +29,7 @@ def choose_device(wanted: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without that device
         reason = str(error).splitlines()[0]
-        raise RecipeError(f'train.device = {wanted!r}: not usable here ({reason}); try "auto"') from None
+        raise RecipeError(f'device = {wanted!r}: not usable here ({reason}); try "auto"') from None
     return device
 
 

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from llmx.errors import DivergedError, StoppedError
+from llmx.errors import CheckpointError, DivergedError, StoppedError
 from llmx.train import checkpoint
 from llmx.train.device import autocast, keep_freed_memory, memory_bytes, peak_flops, to_device
 from llmx.train.evaluate import evaluate
@@ -23,6 +23,9 @@ from llmx.train.tree import random_state, restore_random_state
 if TYPE_CHECKING:
     from llmx.assembly import Run
     from llmx.protocols import Batch, Model
+
+MOST_SKIPPED = 50
+"""Updates in a row that fp16 may skip; a loss scale that falls this often no longer helps."""
 
 
 class Trainer:
@@ -38,6 +41,9 @@ class Trainer:
         self.loss_sum: Callable[[Model, Batch], Tensor] = run.objective
         if run.recipe.train.compile:
             self.loss_sum = torch.compile(run.objective)
+        self.built_groups = group_options(run.optimizer)
+        self.skipped = 0
+        self.saved_step: int | None = None
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16")
         self.flops_per_token = run.model.flops_per_token(run.sizes.sequence_length)
         self.peak_flops = peak_flops(run.precision, run.device)
@@ -50,24 +56,14 @@ class Trainer:
             StoppedError: SIGINT or SIGTERM came; the state is in a checkpoint.
         """
         run = self.run
-        try:
-            run.hooks.announce("llmx_before_run", run=run)
-            with catch_signals() as received:
-                while run.state.step < run.sizes.steps and run.stop_reason is None:
-                    self._step()
-                    self._after_step()
-                    if received and run.state.step < run.sizes.steps:
-                        self.save()
-                        raise self._stopped(received[0])
-        except BaseException as error:
-            self._report(error)
-            raise
-
-    def _report(self, error: BaseException) -> None:
-        try:
-            self.run.hooks.announce("llmx_run_failed", run=self.run, error=error)
-        except Exception as second:  # the first error is the one that matters
-            error.add_note(f"and while announcing it: {second}")
+        run.hooks.announce("llmx_before_run", run=run)
+        with catch_signals() as received:
+            while run.state.step < run.sizes.steps and run.stop_reason is None:
+                self._step()
+                self._after_step()
+                if received and run.state.step < run.sizes.steps:
+                    self.save()
+                    raise self._stopped(received[0])
 
     def _stopped(self, signum: int) -> StoppedError:
         run = self.run
@@ -127,11 +123,15 @@ class Trainer:
         if not math.isfinite(loss):
             raise self._diverged("loss", loss)
         self.scaler.unscale_(run.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(run.parameters(), run.recipe.train.clip_norm or math.inf))
-        # under fp16 an overflow is the scaler's business: it skips the update and lowers its scale
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise self._diverged("gradient norm", norm)
-        run.hooks.announce("llmx_before_update", run=run)
+        norm = float(torch.nn.utils.clip_grad_norm_(run.parameters(), run.recipe.train.clip_norm))
+        if math.isfinite(norm):
+            self.skipped = 0
+            run.hooks.announce("llmx_before_update", run=run)
+        else:
+            self.skipped += 1
+            # an overflow of fp16 is the scaler's business: it skips the update and lowers its scale
+            if not self.scaler.is_enabled() or self.skipped > MOST_SKIPPED:
+                raise self._diverged("gradient norm", norm)
         self.scaler.step(run.optimizer)
         self.scaler.update()
         return norm
@@ -161,6 +161,11 @@ class Trainer:
         run, state = self.run, self.run.state
         run.hooks.announce("llmx_before_eval", run=run)
         loss, bits_per_byte = evaluate(run)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"step {state.step}: the validation loss is {loss}; earlier weights are kept in {self.checkpoints}; "
+                "lower optimizer.lr"
+            )
         improved = state.best_loss is None or loss < state.best_loss
         if improved:
             state.best_loss, state.best_step = loss, state.step
@@ -171,31 +176,46 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of the present state, and delete those it makes superfluous."""
         run, state = self.run, self.run.state
+        if self.saved_step == state.step:
+            return
         everything = {
             "train": attrs.asdict(state),
             "optimizer": run.optimizer.state_dict(),
+            "optimizer_options": self.built_groups,
             "scaler": self.scaler.state_dict(),
             "random": random_state(run.device),
             "listeners": run.hooks.state_dict(),
         }
         folder = checkpoint.save(self.checkpoints, state.step, run.weights(), everything)
-        checkpoint.prune(self.checkpoints, run.recipe.checkpoint.keep_last, state.best_step)
+        self.saved_step = state.step
+        checkpoint.prune(self.checkpoints, state.step, run.recipe.checkpoint.keep_last, state.best_step)
         run.hooks.announce("llmx_after_checkpoint", run=run, path=folder)
 
     def resume(self, folder: Path) -> None:
         """Take over the state of a checkpoint.
 
         Raises:
-            CheckpointError: the checkpoint is not whole.
+            CheckpointError: the checkpoint is not whole, or of a run with other parts.
         """
         run = self.run
         weights, state = checkpoint.load(folder)
-        run.load_weights(weights)
-        asked = [{k: v for k, v in group.items() if k != "params"} for group in run.optimizer.param_groups]
-        run.optimizer.load_state_dict(state["optimizer"])
-        for group, options in zip(run.optimizer.param_groups, asked, strict=True):
-            group.update(options)  # the recipe decides the rates, also one that was changed for the resume
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            run.load_weights(weights)
+            run.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{folder}: does not fit the recipe's model or optimizer: {reason}") from error
+        # a rate that was changed for the resume counts; what the optimizer itself keeps in its groups stays
+        groups = zip(run.optimizer.param_groups, self.built_groups, state["optimizer_options"], strict=True)
+        for group, now, then in groups:
+            group.update({key: value for key, value in now.items() if key not in then or then[key] != value})
         run.hooks.load_state_dict(state["listeners"])
         restore_random_state(state["random"], run.device)
         run.state = TrainState(**state["train"])
+        self.saved_step = run.state.step
+
+
+def group_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return the options of each parameter group, without its parameters."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]

@@ -19,7 +19,7 @@ def catch_signals() -> Iterator[list[int]]:
 
     def receive(signum: int, _: FrameType | None) -> None:
         if received:
-            raise KeyboardInterrupt
+            raise SystemExit(128 + signum)
         received.append(signum)
 
     before = {each: signal.signal(each, receive) for each in (signal.SIGINT, signal.SIGTERM)}
