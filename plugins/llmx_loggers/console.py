@@ -16,8 +16,6 @@ from llmx import hookimpl
 from llmx_loggers import ConsoleOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from llmx.assembly import Run
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -72,11 +70,6 @@ class ConsoleLogger:
             self.console.print(text, highlight=False, soft_wrap=True)
 
     @hookimpl
-    def llmx_after_checkpoint(self, path: Path) -> None:
-        if self._live is None:
-            self.console.print(f"checkpoint {path}", highlight=False, soft_wrap=True)
-
-    @hookimpl
     def llmx_after_run(self) -> None:
         self._stop()
 
@@ -111,15 +104,15 @@ class ConsoleLogger:
     def _view(self) -> RenderableType:
         if not self.metrics:
             return Text("The first step …", style="dim")
-        grid = Table.grid(padding=(0, 2))
         facts = self._facts()
-        if self.val_loss is not None:
-            facts.insert(2, ("val loss", f"{self.val_loss:.4f}"))
-        for half in (facts[: len(facts) // 2], facts[len(facts) // 2 :]):
-            grid.add_row(*(Text.assemble((name, "dim"), " ", (value, "bold")) for name, value in half))
-        bar = ProgressBar(total=self.total, completed=self.metrics["step"], width=min(60, self.console.width))
-        width = min(60, self.console.width - 6)
-        return Group(bar, grid, Text.assemble(("loss ", "dim"), (sparkline(self.losses, width), "cyan")))
+        facts.insert(2, ("val loss", "-" if self.val_loss is None else f"{self.val_loss:.4f}"))
+        grid = Table.grid(padding=(0, 3))
+        for row in (facts[:3], facts[3:6], facts[6:]):
+            grid.add_row(*(Text.assemble((name, "dim"), " ", (value, "bold")) for name, value in row))
+        bar = Table.grid()  # a bar alone ends no line
+        bar.add_row(ProgressBar(total=self.total, completed=self.metrics["step"], width=min(66, self.console.width)))
+        curve = sparkline(self.losses, min(61, self.console.width - 5))
+        return Group(bar, grid, Text.assemble(("loss ", "dim"), (curve, "cyan")))
 
 
 def header(run: Run) -> str:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from llmx.assembly import Run
 
 PROMPT_CHARS = 60
+TRIES = 4
+"""Passages looked at for each that is taken."""
 
 
 def held_out_prompts(run: Run, count: int) -> list[str]:
@@ -17,15 +19,22 @@ def held_out_prompts(run: Run, count: int) -> list[str]:
     if run.held_out is None or count == 0:
         return []
     prompts = []
-    for index in range(count):
-        start = run.held_out.tokens * index // count
+    tries = TRIES * count
+    for index in range(tries):
+        start = run.held_out.tokens * index // tries
         ids, documents = run.held_out.read(start, min(200, run.held_out.tokens - start))
         later = (documents != documents[0]).nonzero()  # where the next document begins, if it is near
         text = run.tokenizer.decode(ids[int(later[0]) :].tolist() if len(later) else ids.tolist())
         text = _beginning(text if len(later) or index == 0 else text.partition("\n")[2] or text)
         most = run.model.context_length // 4  # the rest of the context is for what the model adds
         prompts.append(run.tokenizer.decode(run.tokenizer.encode(text)[:most]).rstrip(REPLACEMENT))
-    return [prompt for prompt in dict.fromkeys(prompts) if prompt]
+    found = [prompt for prompt in dict.fromkeys(prompts) if prompt]
+    return sorted(found, key=_plain, reverse=True)[:count]
+
+
+def _plain(text: str) -> float:
+    """Return the share of letters and spaces: tables and code make poor beginnings."""
+    return sum(character.isalpha() or character == " " for character in text) / len(text)
 
 
 def _beginning(text: str) -> str:

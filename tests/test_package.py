@@ -1,0 +1,39 @@
+"""What is published: the wheel holds the core, every plugin and the catalogue, and works by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
+    """Installed from the wheel, all plugins are found, the catalogue is read, and nothing of the tests is in it."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    plugins = {path.name for path in (ROOT / "plugins").glob("llmx_*")}
+    assert tops == {"llmx", *plugins, next(top for top in tops if top.endswith(".dist-info"))}
+    assert "llmx/registry.toml" in names
+
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    code = (
+        "import json, llmx\nfrom llmx.registry import Registry, catalogue\n"
+        "print(json.dumps([llmx.__file__, len(catalogue()), len(Registry().plugins), len(Registry().broken)]))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    where, known, found, broken = json.loads(done.stdout)
+    assert where.startswith(str(site))
+    assert (known, found, broken) == (len(plugins), len(plugins), 0)
