@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import attrs
 from attrs import frozen
@@ -141,7 +141,7 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     run = assemble(recipe, registry, target, resumed=resumed)
     trainer = Trainer(run)
     if resumed:
-        newest = checkpoint.latest(target / "checkpoints")
+        newest = checkpoint.latest(target / "checkpoints")  # none: it was stopped before its first
         if newest is not None:
             trainer.resume(newest)
         folders.rewrite_recipe(target, recipe)
@@ -180,9 +180,17 @@ class LanguageModel:
     chain: Sequence[Sampler]
     options: GenerateOptions
 
+    @overload
+    def generate(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> str: ...
+
+    @overload
     def generate(
-        self, prompt: str | Sequence[str], *, max_new_tokens: int | None = None, seed: int | None = None
-    ) -> Any:
+        self, prompt: list[str], *, max_new_tokens: int | None = None, seed: int | None = None
+    ) -> list[str]: ...
+
+    def generate(
+        self, prompt: str | list[str], *, max_new_tokens: int | None = None, seed: int | None = None
+    ) -> str | list[str]:
         """Return the text that continues a prompt, without the prompt; a list of texts for a list of prompts.
 
         Raises:

@@ -285,6 +285,29 @@ def test_a_broken_checkpoint_is_passed_over(small: list[str], tmp_path: Path) ->
     assert sha256(tmp_path / "r") == before
 
 
+def test_a_run_with_damaged_checkpoints_alone_does_not_begin_anew(small: list[str], tmp_path: Path) -> None:
+    """Nothing is overwritten: the user may have a copy to put back."""
+    run(small, tmp_path / "r", "train.steps=3")
+    for folder in (tmp_path / "r" / "checkpoints").iterdir():
+        (folder / "state.json").write_text("{}")
+    before = (tmp_path / "r" / "metrics.jsonl").read_text()
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        llmx.run(tmp_path / "r", resume=True)
+    assert (tmp_path / "r" / "metrics.jsonl").read_text() == before
+
+
+def test_a_damaged_newer_checkpoint_goes_before_a_good_one(small: list[str], tmp_path: Path) -> None:
+    """With keep_last = 1: a run that goes on from an older checkpoint keeps what it then writes."""
+    run(small, tmp_path / "r", "train.steps=6", "checkpoint.every=2", "checkpoint.keep_last=2", "eval.every=6")
+    (tmp_path / "r" / "checkpoints" / checkpoint.folder_name(6) / "state.json").write_text("{}")
+    stop = tmp_path / "stop.py"
+    stop.write_text("from llmx import hookimpl\n@hookimpl\ndef llmx_after_step(run): run.stop('now')\n")
+    llmx.run(tmp_path / "r", resume=True, overrides=["checkpoint.keep_last=1"], hooks=[str(stop)])
+    kept = sorted(path.name for path in (tmp_path / "r" / "checkpoints").iterdir())
+    assert checkpoint.folder_name(5) in kept
+    assert checkpoint.folder_name(6) not in kept
+
+
 def test_checkpoints_are_kept_as_asked(small: list[str], tmp_path: Path) -> None:
     """The newest `keep_last`, and the best besides."""
     done = run(small, tmp_path / "r", "checkpoint.every=2", "checkpoint.keep_last=2", "eval.every=4")

@@ -91,8 +91,16 @@ def step_folders(checkpoints: Path) -> list[Path]:
 
 
 def latest(checkpoints: Path) -> Path | None:
-    """Return the newest whole checkpoint."""
-    return next((folder for folder in reversed(step_folders(checkpoints)) if is_whole(folder)), None)
+    """Return the newest whole checkpoint, or None where none was written.
+
+    Raises:
+        CheckpointError: there are some, and all are damaged.
+    """
+    folders = step_folders(checkpoints)
+    newest = next((folder for folder in reversed(folders) if is_whole(folder)), None)
+    if folders and newest is None:
+        raise CheckpointError(f"{checkpoints}: no checkpoint is whole; put one back, or start a new run")
+    return newest
 
 
 def prune(checkpoints: Path, step: int, keep_last: int, best_step: int | None) -> None:
