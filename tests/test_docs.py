@@ -113,6 +113,7 @@ def run_line(line: str, folder: Path, env: dict[str, str], site: Path) -> subpro
     """Run a line of the README as it stands, but small, with this interpreter and into `site`."""
     line = re.sub(r"train\.steps=\d+", lambda found: f"train.steps={int(found[0].split('=')[1]) // 100 + 2}", line)
     line = line.replace("llmx run recipe.toml", "llmx run recipe.toml train.steps=3 train.micro_batch=128")
+    line = re.sub(r"^torchrun ", f"{sys.executable} -m torch.distributed.run ", line)
     line = re.sub(r"^llmx ", f"{sys.executable} -m llmx ", line)
     pip = f"{sys.executable} -m pip install -q --no-deps --no-build-isolation --target {site}"
     line = re.sub(r"^pip install", pip, line)

@@ -126,11 +126,13 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     from llmx.train.device import choose_device, choose_precision
     from llmx.train.export import export
     from llmx.train.loop import Trainer
+    from llmx.train.parallel import join_world, leave_world
 
-    target = Path(os.path.normpath(folder)) if folder is not None else folders.free_folder(recipe)
+    world = join_world()
+    target = Path(os.path.normpath(folder)) if folder is not None else world.from_main(folders.free_folder(recipe))
     target = target if target.name else target.resolve()  # "." and ".."
-    resumed = resume and folders.is_run(target)
-    if not resumed:
+    resumed = world.from_main(resume and folders.is_run(target))
+    if not resumed and world.main:
         folders.require_new(target)
     # what "auto" became is part of the run: it resumes in the same arithmetic elsewhere
     device = choose_device(recipe.train.device)
@@ -138,22 +140,27 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     recipe = attrs.evolve(recipe, train=train)
     if resumed:
         folders.require_same_run(target, recipe, registry)
-    run = assemble(recipe, registry, target, resumed=resumed)
+    run = assemble(recipe, registry, target, resumed=resumed, world=world)
     trainer = Trainer(run)
     if resumed:
-        newest = checkpoint.latest(target / "checkpoints")  # none: it was stopped before its first
+        newest = world.from_main(checkpoint.latest(target / "checkpoints"))  # none: stopped before its first
         if newest is not None:
             trainer.resume(newest)
+    if resumed and world.main:
         folders.rewrite_recipe(target, recipe)
-    else:
+    elif world.main:
         folders.create(target, recipe, run.tokenizer, {**data_facts(run.tokens_folder), "device": str(run.device)})
+    world.wait()
     try:
         trainer.train()
-        export(run)
+        if world.main:
+            export(run)
+        world.wait()
         run.hooks.announce("llmx_after_run", run=run)
     except BaseException as error:
         report_failure(run, error)
         raise
+    leave_world()
     return run
 
 

@@ -28,6 +28,7 @@ from llmx.recipe import Recipe
 from llmx.registry import Registry
 from llmx.train.device import choose_device, choose_precision
 from llmx.train.hooks import RunHooks, load_hooks_file
+from llmx.train.parallel import World
 from llmx.train.state import TrainState
 
 
@@ -38,12 +39,14 @@ class Sizes:
     Attributes:
         sequence_length: tokens of a row.
         rows: rows of an update, over all ranks.
+        rank_rows: rows of an update that each rank reads.
         micro_batch: rows of one forward pass.
         steps: updates of the whole run.
     """
 
     sequence_length: int
     rows: int
+    rank_rows: int
     micro_batch: int
     steps: int
 
@@ -54,6 +57,7 @@ class Run:
 
     Attributes:
         folder: the run folder.
+        world: the ranks of the run.
         train_rows: the training rows in their order.
         held_out: the held-out tokens, or None when the recipe keeps none.
         schedule: factor on the peak learning rates at each update.
@@ -75,6 +79,7 @@ class Run:
     objective: Objective
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    world: World
     hooks: RunHooks = field(factory=RunHooks)
     state: TrainState = field(factory=TrainState)
     stop_reason: str | None = None
@@ -102,11 +107,14 @@ class Run:
         self.module.load_state_dict(weights)
 
 
-def assemble(recipe: Recipe, registry: Registry, folder: Path, *, resumed: bool = False) -> Run:
+def assemble(
+    recipe: Recipe, registry: Registry, folder: Path, *, resumed: bool = False, world: World | None = None
+) -> Run:
     """Build every part a recipe names and put them together. Writes nothing but the cache of prepared data.
 
     Args:
         resumed: the run folder holds the tokenizer; none is made.
+        world: the ranks that train together; None for this process alone.
 
     Raises:
         RecipeError: an option fits no other, or the data is missing, empty or too short.
@@ -114,14 +122,16 @@ def assemble(recipe: Recipe, registry: Registry, folder: Path, *, resumed: bool 
     """
     device = choose_device(recipe.train.device)
     precision = choose_precision(recipe.train.precision, device)
-    tokenizer, tokens_folder = _resumed_tokens(recipe, registry, folder) if resumed else _new_tokens(recipe)
+    world = world or World()
+    with world.main_first():
+        tokenizer, tokens_folder = _resumed_tokens(recipe, registry, folder) if resumed else _new_tokens(recipe)
     model = build_model(recipe, tokenizer.vocab_size, device)
     length = sequence_length(recipe, model)
     held_out = TokenStore(tokens_folder, "val") if recipe.data.held_out else None
     if held_out is not None and held_out.predicted < 1:
         raise DataError("data: no held-out token can be predicted: give more text, or set data.held_out to 0")
     train_rows = TrainingRows(TokenStore(tokens_folder, "train"), length, recipe.train.seed)
-    sizes = choose_sizes(recipe, length, train_rows.rows_per_epoch)
+    sizes = choose_sizes(recipe, length, train_rows.rows_per_epoch, world.size)
     run = Run(
         recipe=recipe,
         folder=folder,
@@ -137,6 +147,7 @@ def assemble(recipe: Recipe, registry: Registry, folder: Path, *, resumed: bool 
         objective=recipe.objective.load()(recipe.objective.options),
         optimizer=recipe.optimizer.load()(recipe.optimizer.options, model),
         schedule=recipe.scheduler.load()(recipe.scheduler.options, sizes.steps),
+        world=world,
     )
     for group in run.optimizer.param_groups:
         group["initial_lr"] = group["lr"]  # the peak, which the schedule scales
@@ -220,11 +231,11 @@ def sequence_length(recipe: Recipe, model: Model) -> int:
     return length
 
 
-def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int) -> Sizes:
+def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int, ranks: int) -> Sizes:
     """Return the rows and steps of a run.
 
     Raises:
-        RecipeError: an update does not hold whole rows or whole micro-batches.
+        RecipeError: an update does not hold whole rows, equal shares of the ranks, or whole micro-batches.
     """
     train = recipe.train
     rows, rest = divmod(train.tokens_per_update, length)
@@ -234,16 +245,19 @@ def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int) -> Sizes:
             f"train.tokens_per_update = {train.tokens_per_update}: not a multiple of the sequence length {length}; "
             f"nearest: {' or '.join(map(str, near))}"
         )
-    micro_batch = min(train.micro_batch or rows, rows)
-    if rows % micro_batch:
-        raise RecipeError(f"train.micro_batch = {micro_batch}: must divide the {rows} rows of an update")
+    rank_rows, rest = divmod(rows, ranks)
+    if rest:
+        raise RecipeError(f"train.tokens_per_update: its {rows} rows cannot be shared by {ranks} ranks alike")
+    micro_batch = min(train.micro_batch or rank_rows, rank_rows)
+    if rank_rows % micro_batch:
+        raise RecipeError(f"train.micro_batch = {micro_batch}: must divide the {rank_rows} rows of an update")
     steps = train.steps if train.epochs is None else max(1, round(train.epochs * rows_per_epoch / rows))
-    return Sizes(length, rows, micro_batch, steps)
+    return Sizes(length, rows, rank_rows, micro_batch, steps)
 
 
 def register_listeners(run: Run) -> None:
-    """Let loggers, callbacks and hooks files listen: files hear an event first, loggers last."""
-    for part in run.recipe.loggers:
+    """Let loggers (on rank 0), callbacks and hooks files listen: files hear an event first, loggers last."""
+    for part in run.recipe.loggers if run.world.main else ():
         run.hooks.register(_listener(run, part), f"logger {part.name}")
     for part in run.recipe.callbacks:
         run.hooks.register(_listener(run, part), f"callback {part.name}")

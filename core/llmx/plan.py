@@ -82,7 +82,7 @@ def make_plan(recipe: Recipe) -> Plan:
     if training_tokens < length + 1:
         raise DataError(f"data: the training text has about {training_tokens} tokens, fewer than one row of {length}")
     rows_per_epoch = max(1, (training_tokens - length) // length)
-    sizes = choose_sizes(recipe, length, rows_per_epoch)
+    sizes = choose_sizes(recipe, length, rows_per_epoch, ranks=1)
     recipe.scheduler.load()(recipe.scheduler.options, sizes.steps)
     total = sizes.steps * sizes.rows * length
     trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])

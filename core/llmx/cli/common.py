@@ -22,7 +22,8 @@ def name_options(command: Command) -> Command:
     """Add a flag for every kind of part: `--optimizer muon`, and `--logger` as often as wanted."""
     for section in reversed(SECTIONS):
         several = section in LISTS
-        what = f"{section}; again for more" if several else section
+        kind = {"data": "dataset"}.get(section, section)
+        what = f"{kind}; again for more" if several else kind
         command = click.option(f"--{section}", multiple=several, metavar="NAME", help=f"Name of the {what}.")(command)
     return command
 

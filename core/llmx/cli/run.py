@@ -62,7 +62,8 @@ def command(
     # with --json, what loggers and callbacks print goes to stderr: stdout is for programs
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         run = start(recipe, registry, out, resume=resume)
-    _report(run, as_json=as_json)
+    if run.world.main:
+        _report(run, as_json=as_json)
 
 
 def _report(run: Run, *, as_json: bool) -> None:

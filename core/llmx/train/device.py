@@ -23,7 +23,9 @@ def choose_device(wanted: str) -> torch.device:
         RecipeError: there is no such device here.
     """
     if wanted == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        # each process of a torchrun has its own CUDA device, set when it joined
+        return torch.device("cuda", torch.cuda.current_device()) if found.type == "cuda" else found
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)

@@ -23,14 +23,17 @@ def evaluate(run: Run) -> tuple[float, float]:
     assert run.held_out is not None
     module = run.module
     module.eval()
-    total, count = 0.0, 0
+    total, count = 0.0, 0.0
     with torch.no_grad(), autocast(run.precision, run.device):
         rows = held_out_batches(
             run.held_out, run.sizes.sequence_length, run.sizes.micro_batch, run.recipe.eval.tokens or None
         )
-        for batch in rows:
+        for number, batch in enumerate(rows):
+            if number % run.world.size != run.world.rank:
+                continue
             total += float(run.objective(run.model, to_device(batch, run.device)))
             count += batch.count
     module.train()
+    total, count = run.world.sum(torch.tensor([total, float(count)], dtype=torch.float64, device=run.device)).tolist()
     loss = total / count  # `assemble` has seen that there are some
     return loss, loss * run.held_out.predicted / run.held_out.text_bytes / math.log(2)

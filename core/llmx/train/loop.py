@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,9 +62,10 @@ class Trainer:
             while run.state.step < run.sizes.steps and run.stop_reason is None:
                 self._step()
                 self._after_step()
-                if received and run.state.step < run.sizes.steps:
+                signalled = run.world.any(bool(received), run.device)
+                if signalled and run.state.step < run.sizes.steps:
                     self.save()
-                    raise self._stopped(received[0])
+                    raise self._stopped(received[0] if received else signal.SIGTERM)
 
     def _stopped(self, signum: int) -> StoppedError:
         run = self.run
@@ -93,29 +95,31 @@ class Trainer:
             "lr": run.optimizer.param_groups[0]["lr"],
             "grad_norm": grad_norm,
             "tokens_per_s": per_second,
-            "mfu": per_second * self.flops_per_token / self.peak_flops,
+            "mfu": per_second * self.flops_per_token / (self.peak_flops * run.world.size),
             "memory_bytes": memory_bytes(run.device),
         }
         run.hooks.announce("llmx_after_step", run=run, metrics=metrics)
 
     def _batches(self) -> list[Batch]:
         sizes = self.run.sizes
-        first = self.run.state.step * sizes.rows
-        positions = range(first, first + sizes.rows, sizes.micro_batch)
+        first = self.run.state.step * sizes.rows + self.run.world.rank * sizes.rank_rows
+        positions = range(first, first + sizes.rank_rows, sizes.micro_batch)
         return [self.run.train_rows.batch(position, sizes.micro_batch) for position in positions]
 
     def _gradients(self, batches: list[Batch]) -> float:
         """Accumulate the gradient of the mean loss over the update's counted tokens, and return that loss."""
         run = self.run
         run.optimizer.zero_grad(set_to_none=True)
-        count = max(1, sum(batch.count for batch in batches))
+        counts = torch.tensor(sum(batch.count for batch in batches), device=run.device)
+        count = max(1, int(run.world.sum(counts)))
         total = torch.zeros((), device=run.device)
         for batch in batches:
             with autocast(run.precision, run.device):
                 loss_sum = self.loss_sum(run.model, to_device(batch, run.device))
             self.scaler.scale(loss_sum / count).backward()  # type: ignore[no-untyped-call]
             total += loss_sum.detach()
-        return float(total) / count
+        run.world.sum_all(p.grad for p in run.parameters() if p.grad is not None)
+        return float(run.world.sum(total)) / count
 
     def _update(self, loss: float) -> float:
         """Check and clip the gradient and move the weights; return the gradient's norm before clipping."""
@@ -149,12 +153,20 @@ class Trainer:
     def _after_step(self) -> None:
         """Evaluate and save where this step asks for it."""
         run, step = self.run, self.run.state.step
+        self._agree_to_stop()
         last = step == run.sizes.steps or run.stop_reason is not None
         improved = False
         if run.held_out is not None and (last or step % self.eval_every == 0):
             improved = self._evaluate()
+            self._agree_to_stop()
         if last or improved or run.stop_reason or step % self.save_every == 0:
             self.save()
+
+    def _agree_to_stop(self) -> None:
+        """Stop every rank when a hook has stopped one."""
+        run = self.run
+        if run.world.any(run.stop_reason is not None, run.device) and run.stop_reason is None:
+            run.stop("stopped on another rank")
 
     def _evaluate(self) -> bool:
         """Measure the held-out loss; return whether it is the lowest so far."""
@@ -178,6 +190,13 @@ class Trainer:
         run, state = self.run, self.run.state
         if self.saved_step == state.step:
             return
+        self.saved_step = state.step
+        if run.world.main:
+            self._write()
+        run.world.wait()
+
+    def _write(self) -> None:
+        run, state = self.run, self.run.state
         everything = {
             "train": attrs.asdict(state),
             "optimizer": run.optimizer.state_dict(),
@@ -187,7 +206,6 @@ class Trainer:
             "listeners": run.hooks.state_dict(),
         }
         folder = checkpoint.save(self.checkpoints, state.step, run.weights(), everything)
-        self.saved_step = state.step
         checkpoint.prune(self.checkpoints, state.step, run.recipe.checkpoint.keep_last, state.best_step)
         run.hooks.announce("llmx_after_checkpoint", run=run, path=folder)
 
