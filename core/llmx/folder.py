@@ -98,6 +98,7 @@ def create(folder: Path, recipe: Recipe, tokenizer: Tokenizer, facts: Mapping[st
     Args:
         facts: what `lock.json` says besides versions: the data and the device.
     """
+    require_new(folder)  # another process may have taken it while this one prepared its data
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(folder)
     try:

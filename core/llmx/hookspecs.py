@@ -83,7 +83,8 @@ def llmx_optimizers() -> Iterable[Component]:
 
     The target is called as `target(options, model)` and returns a `torch.optim.Optimizer` over the parameters that
     require gradients. `model.roles()` says which parameter is an embedding, a hidden matrix, a head, a norm or a
-    bias. The learning rate of each parameter group at the start is its peak; the scheduler scales it.
+    bias. The learning rate of each parameter group at the start is its peak; the scheduler scales it. For
+    `--dry-run` it is built on the meta device too, and takes one step there to show the size of its state.
     """
     return ()
 

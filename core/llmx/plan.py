@@ -12,7 +12,7 @@ from attrs import frozen
 from llmx.assembly import choose_sizes, sequence_length
 from llmx.data.prepare import encode_document, training_texts
 from llmx.data.split import Split
-from llmx.errors import DataError
+from llmx.errors import DataError, PluginError
 from llmx.recipe import Recipe
 from llmx.train.device import DTYPES, choose_device, choose_precision
 
@@ -118,12 +118,22 @@ def _count_tokens(texts: Any, tokenizer: Any) -> int:
 
 
 def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the size of the optimizer's state, by taking a step on the meta device."""
+    """Return the size of the optimizer's state, by taking a step on the meta device.
+
+    Raises:
+        PluginError: the optimizer cannot step there.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.empty_like(parameter)
         group.update(fused=False, foreach=False) if "fused" in group else None
-    optimizer.step()
+    try:
+        optimizer.step()
+    except (RuntimeError, NotImplementedError) as error:
+        name = type(optimizer).__name__
+        raise PluginError(
+            f"{name}: takes no step on the meta device, so its state cannot be measured: {error}"
+        ) from error
     states = [value for state in optimizer.state.values() for value in state.values()]
     return sum(v.numel() * v.element_size() for v in states if isinstance(v, torch.Tensor))
 
