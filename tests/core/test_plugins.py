@@ -198,3 +198,28 @@ def test_every_builtin_target_and_options_class_works() -> None:
     for offer in offers:
         assert callable(offer.component.load())
         assert offer.component.summary
+
+
+def test_a_distribution_may_bring_a_command(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is listed in the help without being imported, runs when it is called, and a broken one is named."""
+    import signal
+
+    from llmx.cli import main
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own handlers
+    module = site.add("acme-cmd", "import click\n@click.command()\ndef hello(): click.echo('hello from acme')")
+    entries = site.folder / "acme_cmd-0.1.dist-info" / "entry_points.txt"
+    entries.write_text(f"[llmx.commands]\nhello = {module}:hello\nbroken = {module}:nothing\n")
+    with pytest.raises(SystemExit) as done:
+        main(["--help"])
+    assert "hello     From acme-cmd." in capsys.readouterr().out
+    assert module not in sys.modules
+    with pytest.raises(SystemExit) as done:
+        main(["hello"])
+    assert (done.value.code, capsys.readouterr().out) == (0, "hello from acme\n")
+    with pytest.raises(SystemExit) as done:
+        main(["broken"])
+    assert done.value.code == 3
+    assert "command 'broken' of acme-cmd failed to load: AttributeError" in capsys.readouterr().err
