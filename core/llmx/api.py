@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import attrs
 from attrs import frozen
 
-from llmx.errors import CheckpointError, RecipeError
+from llmx.errors import RecipeError
 from llmx.layers import Layer, environment_layer, file_layers, override_layers
-from llmx.recipe import GenerateOptions, Recipe
+from llmx.recipe import Recipe
 from llmx.registry import Registry
+from llmx.sections import GenerateOptions
 
 if TYPE_CHECKING:
     from llmx.assembly import Run
@@ -146,6 +147,10 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
         newest = world.from_main(checkpoint.latest(target / "checkpoints"))  # none: stopped before its first
         if newest is not None:
             trainer.resume(newest)
+        if run.state.step > run.sizes.steps:
+            raise RecipeError(
+                f"{target}: step {run.state.step} is done already: give train.steps={run.state.step} or more"
+            )
     if resumed and world.main:
         folders.rewrite_recipe(target, recipe)
     elif world.main:
@@ -254,8 +259,8 @@ def load(
         overrides: `{"sampler.top-p.p": 0.9, "generate.max_new_tokens": 50}`.
 
     Raises:
-        CheckpointError: the folder is missing, incomplete or altered.
-        RecipeError: a sampler or an option does not exist.
+        CheckpointError: the folder is incomplete or altered.
+        RecipeError: there is no such folder, or a sampler or an option does not exist.
     """
     from llmx import pretrained
     from llmx.folder import is_run
@@ -264,13 +269,17 @@ def load(
 
     folder, registry, device = Path(path), Registry(), str(choose_device(device))
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder: give a run folder or a model folder")
-    base = folder / "recipe.toml" if is_run(folder) else None
-    names = {"sampler": list(sampler)} if sampler else {}
-    recipe = Recipe.resolve(layers_of(base, overrides=overrides, **names), registry)
-    if base is not None and not (folder / "model").exists():
+        raise RecipeError(f"{folder}: no such folder: give a run folder or a model folder")
+    trained = is_run(folder)
+    names: dict[str, Any] = {"sampler": list(sampler)} if sampler else {}
+    # only what generating needs: the optimizer's or the logger's plugin may be gone by now
+    wanted = {"sampler", "generate", *(() if (folder / "model").exists() else ("model",))}
+    files = file_layers(folder / "recipe.toml") if trained else []
+    base = [Layer(each.origin, {k: v for k, v in each.values.items() if k in wanted}) for each in files]
+    recipe = Recipe.resolve([*base, *layers_of(overrides=overrides, **names)], registry)
+    if trained and not (folder / "model").exists():
         found = load_checkpoint(folder, recipe, registry, device)
     else:
-        found = pretrained.load(folder / "model" if base is not None else folder, registry, device)
-    chain = [part.load()(part.options, found.tokenizer) for part in recipe.samplers]
+        found = pretrained.load(folder / "model" if trained else folder, registry, device)
+    chain = [part.build(found.tokenizer) for part in recipe.samplers]
     return LanguageModel(found.model, found.tokenizer, chain, recipe.generate)

@@ -144,9 +144,9 @@ def assemble(
         held_out=held_out,
         sizes=sizes,
         model=model,
-        objective=recipe.objective.load()(recipe.objective.options),
-        optimizer=recipe.optimizer.load()(recipe.optimizer.options, model),
-        schedule=recipe.scheduler.load()(recipe.scheduler.options, sizes.steps),
+        objective=recipe.objective.build(),
+        optimizer=recipe.optimizer.build(model),
+        schedule=recipe.scheduler.build(sizes.steps),
         world=world,
     )
     for group in run.optimizer.param_groups:
@@ -159,10 +159,10 @@ def assemble(
 
 def _new_tokens(recipe: Recipe) -> tuple[Tokenizer, Path]:
     """Make the recipe's tokenizer, from the training texts if it learns from texts, and encode the corpus."""
-    dataset, split = recipe.dataset.load()(recipe.dataset.options), Split(recipe.data.held_out)
+    dataset, split = recipe.dataset.build(), Split(recipe.data.held_out)
     with progress("Reading the corpus for the tokenizer", "texts") as report:
         texts = (text for _, text in zip(_count(report), training_texts(dataset, split), strict=False))
-        tokenizer: Tokenizer = recipe.tokenizer.load().build(recipe.tokenizer.options, texts)
+        tokenizer: Tokenizer = recipe.tokenizer.call(recipe.tokenizer.load().build, texts)
     with tempfile.TemporaryDirectory() as scratch:
         pretrained.save_tokenizer(Path(scratch), tokenizer, recipe.tokenizer.name)
         digest = pretrained.tokenizer_hash(pretrained.tokenizer_files(Path(scratch)))
@@ -188,7 +188,7 @@ def _resumed_tokens(recipe: Recipe, registry: Registry, folder: Path) -> tuple[T
         verify(found)
     else:
         digest = pretrained.read_json(folder / "tokenizer" / pretrained.LLMX)["tokenizer_sha256"]
-        dataset = recipe.dataset.load()(recipe.dataset.options)
+        dataset = recipe.dataset.build()
         found = prepare(dataset, Split(recipe.data.held_out), tokenizer, digest)
     if data_facts(found)["data_sha256"] != lock["data_sha256"]:
         raise CheckpointError(f"{folder}: the data changed since the run began, so it cannot go on; start a new run")
@@ -210,9 +210,9 @@ def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> Model:
     """Build the model with seeded weights, and its adapters."""
     torch.manual_seed(stream_seed(recipe.train.seed, "weights"))
     random.seed(stream_seed(recipe.train.seed, "python"))  # for callbacks that draw from it
-    model = recipe.model.load()(recipe.model.options, vocab_size=vocab_size).to(device)
+    model = recipe.model.build(vocab_size=vocab_size).to(device)
     for adapter in recipe.adapters:
-        model = adapter.load()(adapter.options, model)
+        model = adapter.build(model)
     built: Model = model
     return built
 
@@ -266,5 +266,5 @@ def register_listeners(run: Run) -> None:
 
 
 def _listener(run: Run, part: Any) -> object:
-    listener: object = part.load()(part.options, run)
+    listener: object = part.build(run)
     return listener

@@ -5,6 +5,7 @@ A message is one plain line that says where, what was given and what to do; `--d
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 
@@ -50,3 +51,9 @@ class StoppedError(LlmxError):
     def __init__(self, signum: int, message: str) -> None:
         self.exit_code = 128 + signum
         super().__init__(message)
+
+
+def place_of(error: BaseException) -> str:
+    """Return `file:line` of the innermost frame of an exception."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"

@@ -20,7 +20,7 @@ NAMED = ("model", "tokenizer", "data", "objective", "optimizer", "scheduler")
 """Sections that hold one part: `model = "tinyllm"` is short for `model.name = "tinyllm"`."""
 
 DATA_KEYS = ("held_out", "sequence_length")
-"""Keys of the section `data` that are the core's and not the dataset's (the fields of `llmx.recipe.DataOptions`)."""
+"""Keys of the section `data` that are the core's and not the dataset's (the fields of `llmx.sections.DataOptions`)."""
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w:-]+)*=", re.ASCII)
 VARIABLE = re.compile(r"LLMX_([A-Z]+)__([A-Z0-9_]+)")
@@ -159,6 +159,8 @@ def file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    if path.suffix.lower() in (".txt", ".md", ".jsonl", ".parquet", ".csv"):
+        raise RecipeError(f"{path}: is no recipe: to train on it, write data.path={path}")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -70,20 +70,20 @@ def make_plan(recipe: Recipe) -> Plan:
     """
     device = choose_device(recipe.train.device)
     precision = choose_precision(recipe.train.precision, device)
-    dataset, split = recipe.dataset.load()(recipe.dataset.options), Split(recipe.data.held_out)
-    tokenizer = recipe.tokenizer.load().build(recipe.tokenizer.options, training_texts(dataset, split))
+    dataset, split = recipe.dataset.build(), Split(recipe.data.held_out)
+    tokenizer = recipe.tokenizer.call(recipe.tokenizer.load().build, training_texts(dataset, split))
     training_tokens = _count_tokens(training_texts(dataset, split), tokenizer)
     with torch.device("meta"):
-        model = recipe.model.load()(recipe.model.options, vocab_size=tokenizer.vocab_size)
+        model = recipe.model.build(vocab_size=tokenizer.vocab_size)
         for adapter in recipe.adapters:
-            model = adapter.load()(adapter.options, model)
-        optimizer = recipe.optimizer.load()(recipe.optimizer.options, model)
+            model = adapter.build(model)
+        optimizer = recipe.optimizer.build(model)
     length = sequence_length(recipe, model)
     if training_tokens < length + 1:
         raise DataError(f"data: the training text has about {training_tokens} tokens, fewer than one row of {length}")
     rows_per_epoch = max(1, (training_tokens - length) // length)
     sizes = choose_sizes(recipe, length, rows_per_epoch, ranks=1)
-    recipe.scheduler.load()(recipe.scheduler.options, sizes.steps)
+    recipe.scheduler.build(sizes.steps)
     total = sizes.steps * sizes.rows * length
     trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     parameters = sum(p.numel() for p in model.parameters())
@@ -155,7 +155,7 @@ def _activation_bytes(recipe: Recipe, model: Any, rows: int, length: int, dtype:
     kept: list[Any] = []
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
     batch = Batch(ids, ids, None, None, rows * length)
-    objective = recipe.objective.load()(recipe.objective.options)
+    objective = recipe.objective.build()
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32),

@@ -5,96 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from attrs import field, fields_dict, frozen, validators
+from attrs import field, fields_dict, frozen
 
-from llmx.errors import RecipeError
+from llmx.errors import LlmxError, PluginError, RecipeError, place_of
 from llmx.layers import DATA_KEYS, LISTS, Layer, Leaf, Section, Table, merge
 from llmx.options import Fault, structure, unstructure
 from llmx.registry import Offer, Registry
+from llmx.sections import (
+    CORE_SECTIONS,
+    CheckpointOptions,
+    DataOptions,
+    EvalOptions,
+    GenerateOptions,
+    TrainOptions,
+)
 
 Options = TypeVar("Options")
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-positive: Any = validators.ge(1)
-optional_whole: Any = validators.optional(validators.ge(1))
-positive_float: Any = validators.gt(0)
-optional_positive: Any = validators.optional(validators.gt(0))
-
-
-@frozen
-class TrainOptions:
-    """How the weights move."""
-
-    steps: int = field(default=120, validator=positive)
-    """Optimizer updates. The default suits the embedded corpus: two to three minutes on two CPU cores."""
-    epochs: float | None = field(default=None, validator=optional_positive)
-    """Passes over the training tokens; given, it takes the place of `steps`."""
-    seed: int = field(default=0, validator=validators.ge(0))
-    """Seed of the weights, of the order of samples and of dropout."""
-    tokens_per_update: int = field(default=8192, validator=positive)
-    """Tokens read for one optimizer update, over all ranks and micro-batches; a multiple of the sequence length."""
-    micro_batch: int | None = field(default=None, validator=optional_whole, metadata={"unit": "rows"})
-    """Rows in one forward and backward pass; less takes less memory, and the same update. Unset: all rows at once."""
-    clip_norm: float = field(default=1.0, validator=positive_float)
-    """Largest L2 norm of the whole gradient; a larger one is scaled down to it. `inf` never clips."""
-    precision: Precision = "auto"
-    """Type of the matrix products; weights and optimizer state stay in fp32. "auto" is bf16 where the device
-    computes in it and fp32 elsewhere; fp16 scales the loss."""
-    compile: bool = False
-    """Compile the loss with torch.compile: slower to start, faster to run; needs a C++ compiler on CPU."""
-    device: str = "auto"
-    """Where to train: "cpu", "cuda", "cuda:1", "mps". "auto" is the first accelerator, or the CPU."""
-
-
-@frozen
-class EvalOptions:
-    """How the run is measured on held-out documents."""
-
-    every: int | None = field(default=None, validator=optional_whole, metadata={"unit": "steps"})
-    """Steps between evaluations; there is always one after the last step. Unset: a tenth of the run."""
-    tokens: int = field(default=262_144, validator=validators.ge(0))
-    """Most held-out tokens to read in one evaluation, the same ones each time; 0 reads all."""
-
-
-@frozen
-class CheckpointOptions:
-    """What is kept of a run, to resume and to use."""
-
-    every: int | None = field(default=None, validator=optional_whole, metadata={"unit": "steps"})
-    """Steps between checkpoints; there is always one after the last step. Unset: a fifth of the run."""
-    keep_last: int = field(default=2, validator=positive)
-    """Newest checkpoints to keep; the one with the best validation loss is kept besides."""
-    export: Literal["last", "best"] = "last"
-    """Which weights `model/` holds at the end."""
-
-
-@frozen
-class DataOptions:
-    """What the core does with the documents of the dataset; the section's other keys are the dataset's own."""
-
-    held_out: float = field(default=0.05, validator=validators.and_(validators.ge(0), validators.lt(1)))
-    """Share of the text kept for evaluation: whole documents by their hash, or the end of each when there are few."""
-    sequence_length: int | None = field(
-        default=None, validator=validators.optional(validators.ge(2)), metadata={"unit": "tokens"}
-    )
-    """Tokens in a row of a batch. Unset: the context length of the model."""
-
-
-@frozen
-class GenerateOptions:
-    """What is generated at the end of a run, and the defaults of `llmx generate`."""
-
-    prompts: tuple[str, ...] = ()
-    """Texts to continue when the run ends. Empty: the beginnings of held-out documents."""
-    samples: int = field(default=3, validator=validators.ge(0))
-    """How many held-out beginnings to continue when no prompts are given."""
-    max_new_tokens: int = field(default=100, validator=positive)
-    """Most tokens to add to a prompt."""
-    seed: int = field(default=0, validator=validators.ge(0))
-    """Seed of the draws; sequence number i of a call is drawn with its own stream."""
 
 
 @frozen
@@ -114,6 +42,27 @@ class Part:
         """Import the component's target."""
         return self.offer.component.load()
 
+    def build(self, *arguments: Any, **named: Any) -> Any:
+        """Call the component's target with its options first, as the contract of its kind says.
+
+        Raises:
+            PluginError: it failed, or returned nothing; the message names the part and the place.
+        """
+        return self.call(self.load(), *arguments, **named)
+
+    def call(self, target: Any, *arguments: Any, **named: Any) -> Any:
+        """Call a function of the component's target as `build` calls the target itself."""
+        who = f"{self.kind} {self.offer.component.name!r} of {self.offer.plugin.distribution}"
+        try:
+            built = target(self.options, *arguments, **named)
+        except LlmxError:
+            raise
+        except Exception as error:  # a stranger's code: its fault gets the place it came from
+            raise PluginError(f"{who}: {place_of(error)}: {type(error).__name__}: {error}") from error
+        if built is None:
+            raise PluginError(f"{who}: {self.offer.component.target} returned None: see its contract in llmx.hookspecs")
+        return built
+
 
 DEFAULT_NAMES: dict[str, Any] = {
     "model": "tinyllm",
@@ -127,13 +76,6 @@ DEFAULT_NAMES: dict[str, Any] = {
     "callback": [],
 }
 DEFAULT_DATASET = "python-docs"
-
-CORE_SECTIONS: dict[str, type] = {
-    "train": TrainOptions,
-    "eval": EvalOptions,
-    "checkpoint": CheckpointOptions,
-    "generate": GenerateOptions,
-}
 
 
 @frozen
@@ -240,8 +182,11 @@ class _Resolver:
         table = dict(self._table("data"))
         own = {key: table.pop(key) for key in DATA_KEYS if key in table}
         if "name" not in table:
-            table["name"] = Leaf(self._dataset_name(table.get("path")), "default")
-        elif "path" in table and table["path"].origin != table["name"].origin:
+            chosen = self._dataset_name(table.get("path"))
+            if chosen is None:
+                return None, None
+            table["name"] = Leaf(chosen, "default")
+        elif "path" in table and not table["name"].origin.startswith((table["path"].origin, "--data", "data.name")):
             self._check_reader(table["name"], table["path"])
         return self._part("dataset", table, "data"), self._options(DataOptions, own, "data")
 
@@ -259,7 +204,7 @@ class _Resolver:
                 f"({name.origin}): give data.name as well"
             )
 
-    def _dataset_name(self, path: Any) -> str:
+    def _dataset_name(self, path: Any) -> str | None:
         if path is None:
             return DEFAULT_DATASET
         text = str(path.value)
@@ -271,7 +216,7 @@ class _Resolver:
                 f"{path.origin}: data.path = {text!r}: no dataset is chosen by this ending; "
                 f"set data.name (known endings: {readers})"
             )
-            return DEFAULT_DATASET
+            return None
         return offer.component.name
 
     def _part(self, kind: str, table: Section, path: str) -> Part | None:
@@ -279,8 +224,10 @@ class _Resolver:
         if not isinstance(name.value, str):
             self.faults.append(f"{name.origin}: {path}.name must be a str: {name.value!r}")
             return None
+        # a default is llmx's own part, whatever else is installed; a bare name that a user wrote must be clear
+        wanted = f"llmx:{name.value}" if name.origin == "default" and ":" not in name.value else name.value
         try:
-            offer = self.registry.find(kind, name.value, f"{name.origin}: {path}.name")
+            offer = self.registry.find(kind, wanted, f"{name.origin}: {path}.name")
         except RecipeError as error:
             self.faults.extend(error.faults)
             return None

@@ -68,7 +68,7 @@ def test_every_option_says_what_it_means() -> None:
     """No option of a built-in part or of the core is without its meaning."""
     from llmx import Registry
     from llmx.options import describe
-    from llmx.recipe import CORE_SECTIONS, DataOptions
+    from llmx.sections import CORE_SECTIONS, DataOptions
 
     classes = [offer.component.options for offer in Registry().offers()] + [*CORE_SECTIONS.values(), DataOptions]
     silent = [f"{cls.__name__}.{doc.name}" for cls in classes for doc in describe(cls) if not doc.meaning]
@@ -242,10 +242,18 @@ def test_resume_needs_a_run(llmx_cli: Cli, tmp_path: Path) -> None:
 
 def test_generate_says_what_is_wrong(llmx_cli: Cli, char_run: Path, tmp_path: Path) -> None:
     """A folder that is none, a prompt longer than the context, a sampler that does not exist."""
-    fails(llmx_cli("generate", tmp_path / "no", "x"), 1, "no such folder: give a run folder or a model folder")
+    fails(llmx_cli("generate", tmp_path / "no", "x"), 2, "no such folder: give a run folder or a model folder")
     fails(llmx_cli("generate", char_run, "x" * 100), 2, "prompt: is 101 tokens long; the model's context of 64")
     fails(llmx_cli("generate", char_run, "x", "--sampler", "topp"), 2, "no such sampler; nearest: top-p")
     fails(llmx_cli("generate", char_run, "two", "words"), 2, "put a prompt of several words in quotes")
+    fails(
+        llmx_cli("generate", char_run, b"\xff\xfe".decode("utf-8", "surrogateescape")), 2, "prompt: is not valid UTF-8"
+    )
+    fails(llmx_cli("generate", char_run, "x", "--temperature", "1"), 2, "No such option", "llmx generate --help")
+    fails(llmx_cli("run", char_run, "--resume", "train.steps=2"), 2, "step 12 is done already: give train.steps=12")
+    (tmp_path / "text.txt").write_text("x")
+    fails(llmx_cli("run", tmp_path / "text.txt"), 2, "is no recipe: to train on it, write data.path=")
+    fails(llmx_cli("run", "data.path=x.docx"), 2, "no dataset is chosen by this ending")
     fails(llmx_cli("generate", char_run, "x", "--device", "cuda:9"), 2, "device = 'cuda:9': not usable here")
     long = 'generate.prompts=["' + "x" * 300 + '"]'
     fails(llmx_cli("run", char_run, "--out", tmp_path / "n", long), 2, "prompt: is 301 tokens long")

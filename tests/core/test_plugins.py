@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llmx import Component, PluginError, RecipeError, Registry
+from llmx import Component, PluginError, Recipe, RecipeError, Registry
 from llmx.component import KINDS
+from llmx.layers import Layer
 from llmx.plugins import Plugin, discover
 from llmx.registry import catalogue
 
@@ -112,6 +113,20 @@ def test_one_name_from_two_distributions_must_be_qualified(site: Site) -> None:
         registry.find("optimizer", "adamw")
     assert registry.find("optimizer", "acme-optim:adamw").plugin.distribution == "acme-optim"
     assert registry.find("optimizer", "llmx:adamw").plugin.distribution == "llmx"
+    assert Recipe.resolve([], registry).optimizer.offer.plugin.distribution == "llmx"  # a default is clear
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [("return None", "acme_impl:build returned None"), ("return options.lrr", r"acme_impl\.py:2: AttributeError")],
+)
+def test_a_part_that_cannot_be_built_is_named(site: Site, body: str, message: str) -> None:
+    """Which part of which distribution, and the line at fault."""
+    site.add("acme-optim", GOOD.format(name="fast"))
+    (site.folder / "acme_impl.py").write_text(f"def build(options, model):\n    {body}\n")
+    part = Recipe.resolve([Layer("r", {"optimizer": "fast"})], Registry()).optimizer
+    with pytest.raises(PluginError, match=rf"optimizer 'fast' of acme-optim: .*{message}"):
+        part.build(None)
 
 
 def test_a_broken_plugin_that_is_named_stops_with_its_traceback(site: Site) -> None:

@@ -12,7 +12,7 @@ from attrs import fields, resolve_types
 from llmx import Recipe, RecipeError, Registry
 from llmx.api import layers_of
 from llmx.layers import DATA_KEYS, Layer, environment_layer, is_override, merge, override_layers
-from llmx.recipe import CORE_SECTIONS, DataOptions
+from llmx.sections import CORE_SECTIONS, DataOptions
 from llmx.toml import dumps
 
 
@@ -174,6 +174,8 @@ def test_the_datas_own_keys_outlive_its_reader() -> None:
     assert (recipe.data.held_out, recipe.dataset.name) == (0.5, "json")
     with pytest.raises(RecipeError, match=r"ends in what jsonl reads, but data\.name = 'text' \(layer 0\)"):
         resolve({"data": {"name": "text", "path": "a.txt"}}, {"data": {"path": "b.jsonl"}})
+    forced = Recipe.resolve(override_layers(["data.path=a.txt", "data.name=jsonl"]))
+    assert forced.dataset.name == "jsonl"
     assert tuple(each.name for each in fields(DataOptions)) == DATA_KEYS
 
 

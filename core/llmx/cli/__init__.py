@@ -94,7 +94,10 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:
-        error.show()
+        message = " ".join(error.format_message().split())
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "llmx"
+        click.echo(f"llmx: {message} (`{path} --help` lists what there is)", err=True)
         sys.exit(error.exit_code)
     except LlmxError as error:
         fail(error, debug="--debug" in given)

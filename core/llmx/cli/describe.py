@@ -21,8 +21,8 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     from llmx.component import KINDS
     from llmx.errors import RecipeError
     from llmx.options import OptionDoc, describe
-    from llmx.recipe import CORE_SECTIONS, DataOptions
     from llmx.registry import Registry
+    from llmx.sections import CORE_SECTIONS, DataOptions
 
     sections = {**CORE_SECTIONS, "data": DataOptions}
     title, options, target = kind, sections.get(kind), ""

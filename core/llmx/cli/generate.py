@@ -46,7 +46,9 @@ def command(
     wrong = [each for each in overrides if not is_override(each)]
     if wrong:
         raise RecipeError(f"{wrong[0]!r}: is no KEY=VALUE; put a prompt of several words in quotes")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = prompt
+    if prompt == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")  # what is no UTF-8 is told below
     loaded = load(model, sampler=sampler, overrides=overrides, device=device)
     if as_json:
         import json

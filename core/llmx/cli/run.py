@@ -88,7 +88,8 @@ def _report(run: Run, *, as_json: bool) -> None:
     folder = shlex.quote(str(run.folder))
     words = samples[0][0].split()[:6] if samples else ["Once", "upon", "a", "time"]
     click.echo(f"  llmx generate {folder} {shlex.quote(' '.join(words))} --stream")
-    click.echo(f"  llmx run {folder} --resume train.steps={state.step * 2}")
+    longer = f" train.steps={state.step * 2}" if run.stop_reason is None else ""
+    click.echo(f"  llmx run {folder} --resume{longer}")
     click.echo(f"  llmx config show {folder} --origin")
 
 

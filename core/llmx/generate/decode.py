@@ -38,6 +38,10 @@ def prompt_ids(prompt: str, model: Model, tokenizer: Tokenizer) -> list[int]:
     Raises:
         RecipeError: the prompt is empty for a tokenizer without a beginning token, or fills the context.
     """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise RecipeError("prompt: is not valid UTF-8: convert it, as with iconv -t UTF-8") from None
     ids = tokenizer.encode(prompt)
     if tokenizer.bos_id is not None:
         ids = [tokenizer.bos_id, *ids]

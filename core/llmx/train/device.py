@@ -11,7 +11,7 @@ import torch
 
 from llmx.errors import RecipeError
 from llmx.protocols import Batch
-from llmx.recipe import Precision
+from llmx.sections import Precision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

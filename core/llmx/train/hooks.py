@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,7 @@ from typing import Any
 import pluggy
 
 from llmx import hookspecs
-from llmx.errors import LlmxError, PluginError, RecipeError
+from llmx.errors import LlmxError, PluginError, RecipeError, place_of
 
 
 class RunHooks:
@@ -60,12 +59,6 @@ class RunHooks:
 
     def _listeners(self) -> list[tuple[str, Any]]:
         return [(name, listener) for name, listener in self._manager.list_name_plugin() if listener is not None]
-
-
-def place_of(error: BaseException) -> str:
-    """Return `file:line` of the innermost frame of an exception."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
 
 
 def load_hooks_file(path: Path) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ def catch_signals() -> Iterator[list[int]]:
         if received:
             raise SystemExit(128 + signum)
         received.append(signum)
+        sys.stderr.write("llmx: stopping after this step; once more stops at once\n")
 
     before = {each: signal.signal(each, receive) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

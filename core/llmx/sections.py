@@ -1,0 +1,95 @@
+"""The sections of a recipe that are no part: numbers of the core itself."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import field, frozen, validators
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+positive: Any = validators.ge(1)
+optional_whole: Any = validators.optional(validators.ge(1))
+positive_float: Any = validators.gt(0)
+optional_positive: Any = validators.optional(validators.gt(0))
+
+
+@frozen
+class TrainOptions:
+    """How the weights move."""
+
+    steps: int = field(default=120, validator=positive)
+    """Optimizer updates. The default suits the embedded corpus: two to three minutes on two CPU cores."""
+    epochs: float | None = field(default=None, validator=optional_positive)
+    """Passes over the training tokens; given, it takes the place of `steps`."""
+    seed: int = field(default=0, validator=validators.ge(0))
+    """Seed of the weights, of the order of samples and of dropout."""
+    tokens_per_update: int = field(default=8192, validator=positive)
+    """Tokens read for one optimizer update, over all ranks and micro-batches; a multiple of the sequence length."""
+    micro_batch: int | None = field(default=None, validator=optional_whole, metadata={"unit": "rows"})
+    """Rows in one forward and backward pass; less takes less memory, and the same update. Unset: all rows at once."""
+    clip_norm: float = field(default=1.0, validator=positive_float)
+    """Largest L2 norm of the whole gradient; a larger one is scaled down to it. `inf` never clips."""
+    precision: Precision = "auto"
+    """Type of the matrix products; weights and optimizer state stay in fp32. "auto" is bf16 where the device
+    computes in it and fp32 elsewhere; fp16 scales the loss."""
+    compile: bool = False
+    """Compile the loss with torch.compile: slower to start, faster to run; needs a C++ compiler on CPU."""
+    device: str = "auto"
+    """Where to train: "cpu", "cuda", "cuda:1", "mps". "auto" is the first accelerator, or the CPU."""
+
+
+@frozen
+class EvalOptions:
+    """How the run is measured on held-out documents."""
+
+    every: int | None = field(default=None, validator=optional_whole, metadata={"unit": "steps"})
+    """Steps between evaluations; there is always one after the last step. Unset: a tenth of the run."""
+    tokens: int = field(default=262_144, validator=validators.ge(0))
+    """Most held-out tokens to read in one evaluation, the same ones each time; 0 reads all."""
+
+
+@frozen
+class CheckpointOptions:
+    """What is kept of a run, to resume and to use."""
+
+    every: int | None = field(default=None, validator=optional_whole, metadata={"unit": "steps"})
+    """Steps between checkpoints; there is always one after the last step. Unset: a fifth of the run."""
+    keep_last: int = field(default=2, validator=positive)
+    """Newest checkpoints to keep; the one with the best validation loss is kept besides."""
+    export: Literal["last", "best"] = "last"
+    """Which weights `model/` holds at the end."""
+
+
+@frozen
+class DataOptions:
+    """What the core does with the documents of the dataset; the section's other keys are the dataset's own."""
+
+    held_out: float = field(default=0.05, validator=validators.and_(validators.ge(0), validators.lt(1)))
+    """Share of the text kept for evaluation: whole documents by their hash, or the end of each when there are few."""
+    sequence_length: int | None = field(
+        default=None, validator=validators.optional(validators.ge(2)), metadata={"unit": "tokens"}
+    )
+    """Tokens in a row of a batch. Unset: the context length of the model."""
+
+
+@frozen
+class GenerateOptions:
+    """What is generated at the end of a run, and the defaults of `llmx generate`."""
+
+    prompts: tuple[str, ...] = ()
+    """Texts to continue when the run ends. Empty: the beginnings of held-out documents."""
+    samples: int = field(default=3, validator=validators.ge(0))
+    """How many held-out beginnings to continue when no prompts are given."""
+    max_new_tokens: int = field(default=100, validator=positive)
+    """Most tokens to add to a prompt."""
+    seed: int = field(default=0, validator=validators.ge(0))
+    """Seed of the draws; sequence number i of a call is drawn with its own stream."""
+
+
+CORE_SECTIONS: dict[str, type] = {
+    "train": TrainOptions,
+    "eval": EvalOptions,
+    "checkpoint": CheckpointOptions,
+    "generate": GenerateOptions,
+}
