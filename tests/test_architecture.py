@@ -22,6 +22,8 @@ EVENTS = {
     "llmx_before_eval": ["run"],
     "llmx_after_eval": ["run", "metrics"],
     "llmx_after_checkpoint": ["run", "path"],
+    "llmx_before_export": ["run"],
+    "llmx_after_export": ["run", "path"],
     "llmx_after_run": ["run"],
     "llmx_run_failed": ["run", "error"],
 }

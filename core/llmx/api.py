@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
-from attrs import frozen
 
 from llmx.errors import RecipeError
 from llmx.layers import Layer, environment_layer, file_layers, override_layers
 from llmx.recipe import Recipe
 from llmx.registry import Registry
-from llmx.sections import GenerateOptions
 
 if TYPE_CHECKING:
     from llmx.assembly import Run
-    from llmx.generate.decode import Generation
-    from llmx.protocols import Model, Sampler, Tokenizer
+    from llmx.generate.language_model import LanguageModel
 
 Source = str | Path | Mapping[str, Any] | None
 """A recipe: a file, a run folder, nested values, or None for the defaults."""
@@ -154,7 +151,8 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     if resumed and world.main:
         folders.rewrite_recipe(target, recipe)
     elif world.main:
-        folders.create(target, recipe, run.tokenizer, {**data_facts(run.tokens_folder), "device": str(run.device)})
+        facts = {"id": run.id, **data_facts(run.tokens_folder), "device": str(run.device)}
+        folders.create(target, recipe, run.tokenizer, facts)
     world.wait()
     try:
         trainer.train()
@@ -177,73 +175,6 @@ def report_failure(run: Run, error: BaseException) -> None:
         error.add_note(f"and while announcing it: {second}")
 
 
-@frozen
-class LanguageModel:
-    """A model with the tokenizer and the sampler chain it was made with.
-
-    Attributes:
-        model: `model(ids_BT)` returns `logits_BTV`.
-        tokenizer: `encode`, `decode`.
-        options: defaults of `generate`.
-    """
-
-    model: Model
-    tokenizer: Tokenizer
-    chain: Sequence[Sampler]
-    options: GenerateOptions
-
-    @overload
-    def generate(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> str: ...
-
-    @overload
-    def generate(
-        self, prompt: list[str], *, max_new_tokens: int | None = None, seed: int | None = None
-    ) -> list[str]: ...
-
-    def generate(
-        self, prompt: str | list[str], *, max_new_tokens: int | None = None, seed: int | None = None
-    ) -> str | list[str]:
-        """Return the text that continues a prompt, without the prompt; a list of texts for a list of prompts.
-
-        Raises:
-            RecipeError: a prompt is empty or fills the context.
-        """
-        if isinstance(prompt, str):
-            return self.complete(prompt, max_new_tokens=max_new_tokens, seed=seed).text
-        return [self._complete(each, max_new_tokens, seed, number).text for number, each in enumerate(prompt)]
-
-    def stream(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> Iterator[str]:
-        """Yield the text that continues a prompt as it comes."""
-        from llmx.generate.decode import stream_text
-
-        return stream_text(self.tokenizer, self._tokens(prompt, max_new_tokens, seed, 0))
-
-    def complete(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> Generation:
-        """Return the continuation of a prompt with its length and why it ended."""
-        return self._complete(prompt, max_new_tokens, seed, 0)
-
-    def _complete(self, prompt: str, max_new_tokens: int | None, seed: int | None, number: int) -> Generation:
-        from llmx.generate.decode import Generation, stream_text
-
-        ids = list(self._tokens(prompt, max_new_tokens, seed, number))
-        text = "".join(stream_text(self.tokenizer, iter(ids)))  # the same as a stream shows, broken bytes too
-        ended = bool(ids) and ids[-1] == self.tokenizer.eos_id
-        return Generation(prompt, text, len(ids), "stop" if ended else "length")
-
-    def _tokens(self, prompt: str, max_new_tokens: int | None, seed: int | None, number: int) -> Iterator[int]:
-        from llmx.data.batches import stream_seed
-        from llmx.generate.decode import decode_tokens, prompt_ids
-
-        return decode_tokens(
-            self.model,
-            prompt_ids(prompt, self.model, self.tokenizer),
-            self.chain,
-            max_new_tokens=self.options.max_new_tokens if max_new_tokens is None else max_new_tokens,
-            eos_id=self.tokenizer.eos_id,
-            seed=stream_seed(self.options.seed if seed is None else seed, "generate", number),
-        )
-
-
 def load(
     path: str | Path,
     *,
@@ -264,6 +195,7 @@ def load(
     """
     from llmx import pretrained
     from llmx.folder import is_run
+    from llmx.generate.language_model import LanguageModel
     from llmx.train.device import choose_device
     from llmx.train.export import load_checkpoint
 
@@ -273,7 +205,7 @@ def load(
     trained = is_run(folder)
     names: dict[str, Any] = {"sampler": list(sampler)} if sampler else {}
     # only what generating needs: the optimizer's or the logger's plugin may be gone by now
-    wanted = {"sampler", "generate", *(() if (folder / "model").exists() else ("model",))}
+    wanted = {"sampler", "generate", *(() if (folder / "model").exists() else ("model", "adapter"))}
     files = file_layers(folder / "recipe.toml") if trained else []
     base = [Layer(each.origin, {k: v for k, v in each.values.items() if k in wanted}) for each in files]
     recipe = Recipe.resolve([*base, *layers_of(overrides=overrides, **names)], registry)

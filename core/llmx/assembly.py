@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ from llmx.data.store import TokenStore, read_manifest, verify
 from llmx.errors import CheckpointError, DataError, RecipeError
 from llmx.folder import read_lock
 from llmx.generate.decode import prompt_ids
+from llmx.generate.language_model import LanguageModel
+from llmx.generate.prompts import held_out_prompts
 from llmx.progress import progress
-from llmx.protocols import Model, Objective, Schedule, Tokenizer
+from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
+from llmx.train.adapt import adapt
 from llmx.train.device import choose_device, choose_precision
 from llmx.train.hooks import RunHooks, load_hooks_file
 from llmx.train.parallel import World
@@ -56,7 +60,9 @@ class Run:
     """A run with all its parts; what every announcement is given.
 
     Attributes:
+        id: twelve hexadecimal digits that name this run wherever it is recorded, the same when it is resumed.
         folder: the run folder.
+        adapters: what changed the model, in order; undone from the last to the first when it is exported.
         world: the ranks of the run.
         train_rows: the training rows in their order.
         held_out: the held-out tokens, or None when the recipe keeps none.
@@ -65,6 +71,7 @@ class Run:
         stop_reason: set by `stop`; the run ends after the step at hand.
     """
 
+    id: str
     recipe: Recipe
     folder: Path
     registry: Registry
@@ -76,9 +83,11 @@ class Run:
     held_out: TokenStore | None
     sizes: Sizes
     model: Model
+    adapters: list[Adapter]
     objective: Objective
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    chain: list[Sampler]
     world: World
     hooks: RunHooks = field(factory=RunHooks)
     state: TrainState = field(factory=TrainState)
@@ -106,6 +115,27 @@ class Run:
         """Copy a state dict into the model."""
         self.module.load_state_dict(weights)
 
+    def generate(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> str:
+        """Return how the model as it is now continues a prompt, by the recipe's sampler chain and `generate` section.
+
+        Draws from no global generator, so that a run which generates on its way is the run that does not.
+
+        Raises:
+            RecipeError: the prompt is empty or fills the context.
+        """
+        training = self.module.training
+        self.module.eval()
+        try:
+            model = LanguageModel(self.model, self.tokenizer, self.chain, self.recipe.generate)
+            return model.generate(prompt, max_new_tokens=max_new_tokens, seed=seed)
+        finally:
+            self.module.train(training)
+
+    def prompts(self) -> list[str]:
+        """Return the prompts of the recipe, or the beginnings of held-out texts where it gives none."""
+        options = self.recipe.generate
+        return list(options.prompts) or held_out_prompts(self, options.samples)
+
 
 def assemble(
     recipe: Recipe, registry: Registry, folder: Path, *, resumed: bool = False, world: World | None = None
@@ -125,7 +155,7 @@ def assemble(
     world = world or World()
     with world.main_first():
         tokenizer, tokens_folder = _resumed_tokens(recipe, registry, folder) if resumed else _new_tokens(recipe)
-    model = build_model(recipe, tokenizer.vocab_size, device)
+    model, adapters = build_model(recipe, tokenizer.vocab_size, device)
     length = sequence_length(recipe, model)
     held_out = TokenStore(tokens_folder, "val") if recipe.data.held_out else None
     if held_out is not None and held_out.predicted < 1:
@@ -133,6 +163,7 @@ def assemble(
     train_rows = TrainingRows(TokenStore(tokens_folder, "train"), length, recipe.train.seed)
     sizes = choose_sizes(recipe, length, train_rows.rows_per_epoch, world.size)
     run = Run(
+        id=read_lock(folder).get("id", folder.name) if resumed else world.from_main(uuid.uuid4().hex[:12]),
         recipe=recipe,
         folder=folder,
         registry=registry,
@@ -144,9 +175,11 @@ def assemble(
         held_out=held_out,
         sizes=sizes,
         model=model,
+        adapters=adapters,
         objective=recipe.objective.build(),
         optimizer=recipe.optimizer.build(model),
         schedule=recipe.scheduler.build(sizes.steps),
+        chain=[part.build(tokenizer) for part in recipe.samplers],
         world=world,
     )
     for group in run.optimizer.param_groups:
@@ -206,15 +239,11 @@ def data_facts(tokens_folder: Path) -> dict[str, str]:
     }
 
 
-def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> Model:
-    """Build the model with seeded weights, and its adapters."""
+def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> tuple[Model, list[Adapter]]:
+    """Build the model with seeded weights, and apply its adapters."""
     torch.manual_seed(stream_seed(recipe.train.seed, "weights"))
     random.seed(stream_seed(recipe.train.seed, "python"))  # for callbacks that draw from it
-    model = recipe.model.build(vocab_size=vocab_size).to(device)
-    for adapter in recipe.adapters:
-        model = adapter.build(model)
-    built: Model = model
-    return built
+    return adapt(recipe, recipe.model.build(vocab_size=vocab_size).to(device))
 
 
 def sequence_length(recipe: Recipe, model: Model) -> int:

@@ -103,8 +103,9 @@ def llmx_schedulers() -> Iterable[Component]:
 def llmx_adapters() -> Iterable[Component]:
     """Offer adapters (LoRA, quantisation).
 
-    The target is called as `target(options, model)` after the model has its weights and before the optimizer is
-    built, and returns the model to train, which keeps the contract of `llmx.protocols.Model`.
+    The target is called as `target(options)` and returns a `llmx.protocols.Adapter`. Its `apply(model)` is called
+    after the model has its weights and before the optimizer is built, on the meta device too, and returns the model
+    to train; `merge(model)` undoes that for `model/`, with what was learnt folded into plain weights.
     """
     return ()
 
@@ -195,6 +196,20 @@ def llmx_after_eval(run: Run, metrics: dict[str, float]) -> None:
 @hookspec
 def llmx_after_checkpoint(run: Run, path: Path) -> None:
     """The checkpoint folder `path` is complete on disk. Fires on rank 0. An exception ends the run."""
+
+
+@hookspec
+def llmx_before_export(run: Run) -> None:
+    """The last step is done, and `model/` is about to be written with the weights of `run.model`.
+
+    Fires on rank 0. The weights may be exchanged until `llmx_after_export`. Where the recipe asks for the best
+    weights, those are in the model now, and listeners have their state of that step. An exception ends the run.
+    """
+
+
+@hookspec
+def llmx_after_export(run: Run, path: Path) -> None:
+    """The model folder `path` is complete on disk. Fires on rank 0. An exception ends the run."""
 
 
 @hookspec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -14,6 +14,7 @@ from llmx.data.prepare import encode_document, training_texts
 from llmx.data.split import Split
 from llmx.errors import DataError, PluginError
 from llmx.recipe import Recipe
+from llmx.train.adapt import adapt
 from llmx.train.device import DTYPES, choose_device, choose_precision
 
 SAMPLE_CHARS = 1_000_000
@@ -74,9 +75,7 @@ def make_plan(recipe: Recipe) -> Plan:
     tokenizer = recipe.tokenizer.call(recipe.tokenizer.load().build, training_texts(dataset, split))
     training_tokens = _count_tokens(training_texts(dataset, split), tokenizer)
     with torch.device("meta"):
-        model = recipe.model.build(vocab_size=tokenizer.vocab_size)
-        for adapter in recipe.adapters:
-            model = adapter.build(model)
+        model, _ = adapt(recipe, recipe.model.build(vocab_size=tokenizer.vocab_size))
         optimizer = recipe.optimizer.build(model)
     length = sequence_length(recipe, model)
     if training_tokens < length + 1:
@@ -86,7 +85,7 @@ def make_plan(recipe: Recipe) -> Plan:
     recipe.scheduler.build(sizes.steps)
     total = sizes.steps * sizes.rows * length
     trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in cast(torch.nn.Module, model).parameters())
     return Plan(
         model=recipe.model.name,
         parameters=parameters,

@@ -119,6 +119,25 @@ class Model(Protocol):
         ...
 
 
+class Adapter(Protocol):
+    """A change to a model before it is trained: LoRA, quantisation."""
+
+    identity: bool
+    """Whether the adapted model gives the base model's logits until it is trained."""
+
+    def apply(self, model: Model) -> Model:
+        """Return the model to train: parameters frozen, modules exchanged, in place or not.
+
+        What it returns keeps the contract of `Model`; parameters it adds have roles. Names of its own parameters do
+        not change from one call to the next, so that a state dict is a checkpoint.
+        """
+        ...
+
+    def merge(self, model: Model) -> Model:
+        """Return the model without the adapter, its change folded into weights of the base's names and shapes."""
+        ...
+
+
 class Tokenizer(Protocol):
     """Text to ids and back."""
 

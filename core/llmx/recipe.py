@@ -52,9 +52,17 @@ class Part:
 
     def call(self, target: Any, *arguments: Any, **named: Any) -> Any:
         """Call a function of the component's target as `build` calls the target itself."""
+        return self.blame(target, self.options, *arguments, **named)
+
+    def blame(self, function: Any, *arguments: Any, **named: Any) -> Any:
+        """Call a function of the part; a fault in it names the part and the place.
+
+        Raises:
+            PluginError: it failed, or returned nothing.
+        """
         who = f"{self.kind} {self.offer.component.name!r} of {self.offer.plugin.distribution}"
         try:
-            built = target(self.options, *arguments, **named)
+            built = function(*arguments, **named)
         except LlmxError:
             raise
         except Exception as error:  # a stranger's code: its fault gets the place it came from

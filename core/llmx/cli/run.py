@@ -95,9 +95,7 @@ def _report(run: Run, *, as_json: bool) -> None:
 
 def _samples(run: Run) -> list[tuple[str, str]]:
     from llmx.api import load
-    from llmx.generate.prompts import held_out_prompts
 
-    options = run.recipe.generate
-    prompts = list(options.prompts) or held_out_prompts(run, options.samples)
+    prompts = run.prompts()
     model = load(run.folder) if prompts else None
     return [(prompt, model.generate(prompt)) for prompt in prompts] if model else []

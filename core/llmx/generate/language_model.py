@@ -1,0 +1,73 @@
+"""A model with its tokenizer and its sampler chain: text in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from attrs import frozen
+
+from llmx.data.batches import stream_seed
+from llmx.generate.decode import Generation, decode_tokens, prompt_ids, stream_text
+from llmx.protocols import Model, Sampler, Tokenizer
+from llmx.sections import GenerateOptions
+
+
+@frozen
+class LanguageModel:
+    """A model with the tokenizer and the sampler chain it was made with.
+
+    Attributes:
+        model: `model(ids_BT)` returns `logits_BTV`.
+        tokenizer: `encode`, `decode`.
+        options: defaults of `generate`.
+    """
+
+    model: Model
+    tokenizer: Tokenizer
+    chain: Sequence[Sampler]
+    options: GenerateOptions
+
+    @overload
+    def generate(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> str: ...
+
+    @overload
+    def generate(
+        self, prompt: list[str], *, max_new_tokens: int | None = None, seed: int | None = None
+    ) -> list[str]: ...
+
+    def generate(
+        self, prompt: str | list[str], *, max_new_tokens: int | None = None, seed: int | None = None
+    ) -> str | list[str]:
+        """Return the text that continues a prompt, without the prompt; a list of texts for a list of prompts.
+
+        Raises:
+            RecipeError: a prompt is empty or fills the context.
+        """
+        if isinstance(prompt, str):
+            return self.complete(prompt, max_new_tokens=max_new_tokens, seed=seed).text
+        return [self._complete(each, max_new_tokens, seed, number).text for number, each in enumerate(prompt)]
+
+    def stream(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> Iterator[str]:
+        """Yield the text that continues a prompt as it comes."""
+        return stream_text(self.tokenizer, self._tokens(prompt, max_new_tokens, seed, 0))
+
+    def complete(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> Generation:
+        """Return the continuation of a prompt with its length and why it ended."""
+        return self._complete(prompt, max_new_tokens, seed, 0)
+
+    def _complete(self, prompt: str, max_new_tokens: int | None, seed: int | None, number: int) -> Generation:
+        ids = list(self._tokens(prompt, max_new_tokens, seed, number))
+        text = "".join(stream_text(self.tokenizer, iter(ids)))  # the same as a stream shows, broken bytes too
+        ended = bool(ids) and ids[-1] == self.tokenizer.eos_id
+        return Generation(prompt, text, len(ids), "stop" if ended else "length")
+
+    def _tokens(self, prompt: str, max_new_tokens: int | None, seed: int | None, number: int) -> Iterator[int]:
+        return decode_tokens(
+            self.model,
+            prompt_ids(prompt, self.model, self.tokenizer),
+            self.chain,
+            max_new_tokens=self.options.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            eos_id=self.tokenizer.eos_id,
+            seed=stream_seed(self.options.seed if seed is None else seed, "generate", number),
+        )
