@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from llmx.errors import RecipeError
+from llmx.errors import LlmxError, PluginError, RecipeError
 from llmx.layers import Layer, environment_layer, file_layers, override_layers
 from llmx.recipe import Recipe
 from llmx.registry import Registry
@@ -49,7 +50,8 @@ def layers_of(
     for section, value in names.items():
         layers.append(Layer(f"--{section}", {section: value if isinstance(value, str) else list(value)}))
     if hooks:
-        layers.append(Layer("--hooks", {"hooks": list(dict.fromkeys([*_hooks_so_far(layers), *hooks]))}))
+        given = [str(Path(path).resolve()) for path in hooks]
+        layers.append(Layer("--hooks", {"hooks": list(dict.fromkeys([*_hooks_so_far(layers), *given]))}))
     if isinstance(overrides, Mapping):
         return layers + [_override(key, value) for key, value in overrides.items()]
     return layers + override_layers(overrides)
@@ -73,6 +75,7 @@ def run(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     out: str | Path | None = None,
     resume: bool = False,
+    locked: bool = False,
     hooks: Sequence[str] = (),
     **names: str | Sequence[str],
 ) -> Run:
@@ -83,6 +86,7 @@ def run(
         overrides: values over the recipe's: `{"train.steps": 200}`.
         out: the run folder; None makes one under `runs/`.
         resume: go on from the newest whole checkpoint of the run folder.
+        locked: refuse when a plugin, torch or a hooks file is not the one that the run folder `recipe` was made with.
         hooks: Python files with hooks of this run.
         names: a part for a section: `optimizer="muon"`.
 
@@ -94,6 +98,8 @@ def run(
     if resume:
         recipe, folder = resumed_source(recipe, folder)
     resolved = Recipe.resolve(layers_of(recipe, overrides=overrides, hooks=hooks, **names), registry)
+    if locked:
+        require_locked(recipe, resolved)
     return start(resolved, registry, folder, resume=resume)
 
 
@@ -114,6 +120,23 @@ def resumed_source(recipe: Given, folder: Path | None) -> tuple[Given | Path, Pa
             raise RecipeError(f"{recipe}: holds no run to resume: give a run folder, or leave --resume out")
         return recipe, Path(recipe)
     return (folder if recipe is None and is_run(folder) else recipe), folder
+
+
+def require_locked(source: Source, recipe: Recipe) -> None:
+    """Check that a run folder's parts are made of what its `lock.json` says.
+
+    Raises:
+        RecipeError: the source is no run folder.
+        PluginError: with one line for each thing that is another one now.
+    """
+    from llmx.folder import is_run
+    from llmx.lock import drift
+
+    if not isinstance(source, str | Path) or not is_run(Path(source)):
+        raise RecipeError("--locked: needs the run whose lock.json counts: llmx run RUN_DIR --locked")
+    lines = drift(Path(source), recipe)
+    if lines:
+        raise PluginError("\n".join(lines))
 
 
 def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bool) -> Run:
@@ -160,6 +183,8 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
             export(run)
         world.wait()
         run.hooks.announce("llmx_after_run", run=run)
+        if world.main:
+            _write_report(target)
     except BaseException as error:
         report_failure(run, error)
         raise
@@ -167,12 +192,21 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     return run
 
 
+def _write_report(folder: Path) -> None:
+    """Write `report.html` of a run that has metrics; a fault is told and does not spoil a run that is done."""
+    from llmx.report import METRICS, PAGE, write_report
+
+    if (folder / METRICS).exists():
+        try:
+            write_report([folder], folder / PAGE)
+        except LlmxError as error:
+            sys.stderr.write(f"llmx: no report was written: {error}\n")
+
+
 def report_failure(run: Run, error: BaseException) -> None:
-    """Announce that a run ends by an error; a fault in doing so is added to it as a note."""
-    try:
-        run.hooks.announce("llmx_run_failed", run=run, error=error)
-    except Exception as second:  # the first error is the one that matters
-        error.add_note(f"and while announcing it: {second}")
+    """Announce that a run ends by an error; faults in doing so are added to it as notes, for the first one matters."""
+    for fault in run.hooks.announce_to_each("llmx_run_failed", run=run, error=error):
+        error.add_note(f"and while announcing it: {fault}")
 
 
 def load(

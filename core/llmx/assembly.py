@@ -21,10 +21,10 @@ from llmx.data.prepare import cached_tokens, prepare, training_texts
 from llmx.data.split import Split
 from llmx.data.store import TokenStore, read_manifest, verify
 from llmx.errors import CheckpointError, DataError, RecipeError
-from llmx.folder import read_lock
 from llmx.generate.decode import prompt_ids
 from llmx.generate.language_model import LanguageModel
 from llmx.generate.prompts import held_out_prompts
+from llmx.lock import read_lock
 from llmx.progress import progress
 from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Tokenizer
 from llmx.recipe import Recipe

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from llmx.errors import PluginError
+from llmx.errors import MissingPackageError, PluginError
 
 KINDS = (
     "model",
@@ -76,21 +76,23 @@ class Component:
         """Import the target and return it.
 
         Raises:
-            PluginError: the module or the attribute does not exist.
+            PluginError: the module or the attribute does not exist, or fails to import.
+            MissingPackageError: it imports a package that is not installed.
         """
         module_name, _, attribute = self.target.partition(":")
         try:
             found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name and (module_name + ".").startswith(error.name + "."):
-                raise PluginError(f"{self.name}: target {self.target!r}: no module {error.name!r}") from error
-            raise PluginError(f"{self.name}: needs the package {error.name!r}: pip install {error.name}") from error
+                raise PluginError(f"target {self.target!r}: no module {error.name!r}") from error
+            text = f"target {self.target!r}: needs the package {error.name!r}: pip install {error.name}"
+            raise MissingPackageError(text, str(error.name)) from error
         except Exception as error:  # a stranger's module
-            text = f"{self.name}: target {self.target!r} failed to import: {type(error).__name__}: {error}"
+            text = f"target {self.target!r} failed to import: {type(error).__name__}: {error}"
             raise PluginError(f"{text}\n{traceback.format_exc()}") from error
         for part in attribute.split("."):
             try:
                 found = getattr(found, part)
             except AttributeError as error:
-                raise PluginError(f"{self.name}: target {self.target!r}: {module_name} has no {part!r}") from error
+                raise PluginError(f"target {self.target!r}: {module_name} has no {part!r}") from error
         return found

@@ -35,6 +35,14 @@ class PluginError(LlmxError):
     exit_code = 3
 
 
+class MissingPackageError(PluginError):
+    """A part's code imports a package that is not installed."""
+
+    def __init__(self, message: str, package: str) -> None:
+        self.package = package
+        super().__init__(message)
+
+
 class DivergedError(LlmxError):
     """The loss or the gradient stopped being finite; the weights were not touched by it."""
 

@@ -6,26 +6,24 @@ the end `model/`.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmx import pretrained
-from llmx.errors import CheckpointError, RecipeError
+from llmx.errors import RecipeError
 from llmx.files import fsync, fsync_folder, temporary_beside, write_atomically
 from llmx.layers import file_layers
+from llmx.lock import LOCK, made_with
 from llmx.protocols import Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
 from llmx.toml import dumps
 
 RECIPE = "recipe.toml"
-LOCK = "lock.json"
 
 
 def is_run(folder: Path) -> bool:
@@ -106,7 +104,7 @@ def create(folder: Path, recipe: Recipe, tokenizer: Tokenizer, facts: Mapping[st
         (temporary / "tokenizer").mkdir()
         pretrained.save_tokenizer(temporary / "tokenizer", tokenizer, recipe.tokenizer.name)
         fsync_folder(temporary / "tokenizer")
-        lock = json.dumps({**versions(recipe), **facts}, indent=1)
+        lock = json.dumps({**made_with(recipe), **facts}, indent=1)
         (temporary / LOCK).write_text(lock + "\n", encoding="utf-8")
         fsync_folder(temporary)
         if folder.exists():  # it is empty, and may be a mount that cannot be replaced; the lock makes it a run
@@ -123,25 +121,3 @@ def create(folder: Path, recipe: Recipe, tokenizer: Tokenizer, facts: Mapping[st
 def rewrite_recipe(folder: Path, recipe: Recipe) -> None:
     """Put a recipe changed on resume, more steps say, in the place of the old one."""
     write_atomically(folder / RECIPE, dumps(recipe.to_plain()))
-
-
-def versions(recipe: Recipe) -> dict[str, Any]:
-    """Return what made a run: llmx, Python, torch, and the distribution of each part it names."""
-    plugins = {part.offer.plugin.distribution: part.offer.plugin.version for _, part in recipe.parts}
-    return {
-        "python": platform.python_version(),
-        "torch": importlib.metadata.version("torch"),
-        "plugins": dict(sorted(plugins.items())),
-    }
-
-
-def read_lock(folder: Path) -> dict[str, Any]:
-    """Return the `lock.json` of a run.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    try:
-        return dict(json.loads((folder / LOCK).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / LOCK}: cannot be read: {error}") from None

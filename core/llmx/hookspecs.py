@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from llmx.assembly import Run
     from llmx.component import Component
 
+API_VERSION = "1.0"
+"""Version of this page and of the contracts it names, `MAJOR.MINOR`: a hook or an argument more raises the minor, a
+changed contract the major. A plugin module says with `llmx_api = "1.0"` what it was written for; it works with the same
+major and any minor that is not older."""
+
 hookspec = pluggy.HookspecMarker("llmx")
 hookimpl = pluggy.HookimplMarker("llmx")
 

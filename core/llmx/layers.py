@@ -155,6 +155,9 @@ def file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise RecipeError(f"{path}: extends must be a path or a list of paths: {bases!r}")
     layers = [layer for base in bases for layer in file_layers(path.parent / base, (*seen, resolved))]
+    hooks = values.get("hooks")
+    if isinstance(hooks, list):  # they stand beside the recipe, wherever it is run from
+        values["hooks"] = [str(resolved.parent / each) if isinstance(each, str) else each for each in hooks]
     return [*layers, Layer(str(path), values)]
 
 
@@ -205,7 +208,7 @@ def environment_layer(environ: Mapping[str, str] = os.environ) -> Layer:
         match = VARIABLE.fullmatch(variable)
         if match:
             section, option = (group.lower() for group in match.groups())
-            values.setdefault(section, {})[option] = _scalar(text)
+            values.setdefault(section, {})[option] = scalar(text)
         elif near := NEAR_VARIABLE.fullmatch(variable):
             raise RecipeError(f"environment: {variable}: write LLMX_{near[1]}__{near[2]}, with two underscores")
     return Layer("environment", values)
@@ -222,7 +225,7 @@ def override_layers(arguments: Iterable[str]) -> list[Layer]:
     for argument in arguments:
         key, _, text = argument.partition("=")
         path = key.split(".")
-        value: Any = _scalar(text)
+        value: Any = scalar(text)
         if len(path) == 1 and path[0] in LISTS and isinstance(value, str):
             value = [each for each in value.split(",") if each]
         for part in reversed(path):
@@ -231,7 +234,8 @@ def override_layers(arguments: Iterable[str]) -> list[Layer]:
     return layers
 
 
-def _scalar(text: str) -> Any:
+def scalar(text: str) -> Any:
+    """Return the TOML value that a text is, or the text itself."""
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:

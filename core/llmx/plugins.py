@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import inspect
 import os
+import re
+import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -18,7 +23,7 @@ from llmx.component import KINDS, Component
 
 GROUP = "llmx"
 
-Status = Literal["ok", "disabled", "broken"]
+Status = Literal["ok", "disabled", "broken", "incompatible"]
 
 
 @frozen(kw_only=True)
@@ -33,12 +38,19 @@ class Plugin:
     offers: tuple[tuple[str, Component], ...] = ()
     """Pairs of kind and component."""
     error: str = ""
-    """One line; empty unless broken."""
+    """One line; empty unless broken or incompatible."""
     traceback: str = ""
+    warning: str = ""
+    """One line on what is wrong with a plugin that works."""
 
 
 class OfferError(Exception):
     """A plugin module loaded but breaks the contract of `llmx.hookspecs`."""
+
+    def __init__(self, message: str, function: Callable[..., Any] | None = None) -> None:
+        super().__init__(message)
+        code = getattr(function, "__code__", None)
+        self.place = f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
 def discover(disabled: Iterable[str] | None = None) -> list[Plugin]:
@@ -72,11 +84,74 @@ def _load(entry: importlib.metadata.EntryPoint, off: set[str]) -> Plugin:
 
     if off & {entry.name, _distribution(entry)}:
         return plugin("disabled")
+    had_torch, began = "torch" in sys.modules, time.perf_counter()
     try:
-        return plugin("ok", offers=tuple(offers_of(entry.load())))
+        module = entry.load()
+        stale = incompatible(_distribution(entry), getattr(module, "llmx_api", None))
+        if stale:
+            return plugin("incompatible", error=stale)
+        offers = tuple(offers_of(module))
     except (Exception, SystemExit) as error:  # the one place where a stranger's fault is contained
+        stale = incompatible(_distribution(entry), _written_api(entry))
+        if stale:  # what a newer API has and this one lacks is no fault of the plugin
+            return plugin("incompatible", error=stale, traceback=traceback.format_exc())
         line = f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, OfferError) else str(error)
-        return plugin("broken", error=line, traceback=traceback.format_exc())
+        return plugin("broken", error=line + _place(entry, error), traceback=traceback.format_exc())
+    warning = ""
+    if "torch" in sys.modules and not had_torch:
+        seconds = time.perf_counter() - began
+        warning = (
+            f"imports torch when it is listed, which costs every command {seconds:.1f} s: name its code by target="
+        )
+    return plugin("ok", offers=offers, warning=warning)
+
+
+def incompatible(distribution: str, written_for: Any) -> str:
+    """Return why a plugin written for an API does not work with this one, and what to upgrade; empty if it does.
+
+    Args:
+        written_for: the module's `llmx_api`, `"MAJOR.MINOR"`; None says nothing and is taken to work.
+
+    Raises:
+        OfferError: it is neither.
+    """
+    if written_for is None:
+        return ""
+    found = re.fullmatch(r"(\d+)\.(\d+)", written_for) if isinstance(written_for, str) else None
+    if found is None:
+        raise OfferError(f'llmx_api must be "MAJOR.MINOR", as in "{hookspecs.API_VERSION}": {written_for!r}')
+    wanted = (int(found[1]), int(found[2]))
+    major, minor = map(int, hookspecs.API_VERSION.split("."))
+    if wanted[0] == major and wanted[1] <= minor:
+        return ""
+    older = f"pip install -U {distribution if wanted < (major, minor) else 'llmx'}"
+    return f"was written for plugin API {written_for}, this llmx has {hookspecs.API_VERSION}: {older}"
+
+
+def _written_api(entry: importlib.metadata.EntryPoint) -> str | None:
+    """Return the `llmx_api` that stands in the source of a module which cannot be imported."""
+    try:
+        spec = importlib.util.find_spec(entry.module)
+    except (ImportError, ValueError, AttributeError):  # a parent package fails, or is none
+        return None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    with open(spec.origin, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        found = re.search(r"""^llmx_api\s*(?::[^=]*)?=\s*["']([\d.]+)["']""", file.read(), re.MULTILINE)
+    return found[1] if found and re.fullmatch(r"\d+\.\d+", found[1]) else None
+
+
+def _place(entry: importlib.metadata.EntryPoint, error: BaseException) -> str:
+    """Return ` (file:line)` of a plugin's own line at fault; nothing where it never came to one."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    if isinstance(error, OfferError) and error.place:
+        return f" ({error.place})"
+    top = entry.module.partition(".")[0]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if top in Path(frame.filename).with_suffix("").parts:
+            return f" ({frame.filename}:{frame.lineno})"
+    return ""
 
 
 def offers_of(module: ModuleType) -> list[tuple[str, Component]]:
@@ -93,22 +168,27 @@ def offers_of(module: ModuleType) -> list[tuple[str, Component]]:
         manager.register(module)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise OfferError(" ".join(str(error).split())) from error
+        text = " ".join(str(error).split())
+        hooks = [value for name, value in vars(module).items() if name.startswith("llmx_") and name in text]
+        raise OfferError(text, hooks[0] if hooks else None) from error
     offers: dict[tuple[str, str], Component] = {}
     for kind in KINDS:
         for implementation in getattr(manager.hook, f"llmx_{kind}s").get_hookimpls():
             for component in _call(kind, implementation.function):
                 if (kind, component.name) in offers:
-                    raise OfferError(f"llmx_{kind}s offers {component.name!r} twice")
+                    raise OfferError(f"llmx_{kind}s offers {component.name!r} twice", implementation.function)
                 offers[kind, component.name] = component
     return [(kind, component) for (kind, _), component in offers.items()]
 
 
 def _call(kind: str, hook: Callable[[], Iterable[Component]]) -> list[Component]:
-    components = list(hook())
+    found = hook()
+    if not isinstance(found, Iterable):
+        raise OfferError(f"llmx_{kind}s returned {found!r}, which is no list of components", hook)
+    components = list(found)
     for component in components:
         if not isinstance(component, Component):
-            raise OfferError(f"llmx_{kind}s returned {component!r}, which is no llmx.Component")
+            raise OfferError(f"llmx_{kind}s returned {component!r}, which is no llmx.Component", hook)
     return components
 
 
@@ -118,6 +198,7 @@ def _check_marks(module: ModuleType) -> None:
         if not (inspect.isfunction(value) and value.__module__ == module.__name__ and name.startswith("llmx_")):
             continue
         if not hasattr(value, "llmx_impl"):
-            raise OfferError(f"{name} is not marked with @llmx.hookimpl")
+            raise OfferError(f"{name} is not marked with @llmx.hookimpl", value)
         if name not in offers and hasattr(hookspecs, name):
-            raise OfferError(f"{name} is announced by a run: it belongs on a callback, not on the plugin module")
+            text = f"{name} is announced by a run: it belongs on a callback, not on the plugin module"
+            raise OfferError(text, value)

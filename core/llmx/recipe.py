@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, TypeVar
 
 from attrs import field, fields_dict, frozen
 
-from llmx.errors import LlmxError, PluginError, RecipeError, place_of
+from llmx.catalogue import read_catalogue
+from llmx.errors import LlmxError, MissingPackageError, PluginError, RecipeError, place_of
 from llmx.layers import DATA_KEYS, LISTS, Layer, Leaf, Section, Table, merge
 from llmx.options import Fault, structure, unstructure
 from llmx.registry import Offer, Registry
@@ -19,6 +21,7 @@ from llmx.sections import (
     DataOptions,
     EvalOptions,
     GenerateOptions,
+    PluginsOptions,
     TrainOptions,
 )
 
@@ -38,9 +41,25 @@ class Part:
     def kind(self) -> str:
         return self.offer.kind
 
+    @property
+    def who(self) -> str:
+        """Kind, name and distribution, for messages."""
+        return f"{self.kind} {self.offer.component.name!r} of {self.offer.plugin.distribution}"
+
     def load(self) -> Any:
-        """Import the component's target."""
-        return self.offer.component.load()
+        """Import the component's target.
+
+        Raises:
+            PluginError: it does not exist, or needs a package that is not installed; the message says what to install.
+        """
+        try:
+            return self.offer.component.load()
+        except MissingPackageError as error:
+            known = read_catalogue().providing(self.kind, self.offer.component.name)
+            wanted = known[0].requires if known else error.package
+            raise PluginError(f"{self.who}: needs the package {error.package!r}: pip install '{wanted}'") from error
+        except PluginError as error:
+            raise PluginError(f"{self.who}: {error}") from error
 
     def build(self, *arguments: Any, **named: Any) -> Any:
         """Call the component's target with its options first, as the contract of its kind says.
@@ -60,15 +79,16 @@ class Part:
         Raises:
             PluginError: it failed, or returned nothing.
         """
-        who = f"{self.kind} {self.offer.component.name!r} of {self.offer.plugin.distribution}"
         try:
             built = function(*arguments, **named)
         except LlmxError:
             raise
         except Exception as error:  # a stranger's code: its fault gets the place it came from
-            raise PluginError(f"{who}: {place_of(error)}: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{self.who}: {place_of(error)}: {type(error).__name__}: {error}") from error
         if built is None:
-            raise PluginError(f"{who}: {self.offer.component.target} returned None: see its contract in llmx.hookspecs")
+            raise PluginError(
+                f"{self.who}: {self.offer.component.target} returned None: see its contract in llmx.hookspecs"
+            )
         return built
 
 
@@ -101,6 +121,7 @@ class Recipe:
     loggers: tuple[Part, ...]
     callbacks: tuple[Part, ...]
     hooks: tuple[str, ...]
+    plugins: PluginsOptions
     data: DataOptions
     train: TrainOptions
     eval: EvalOptions
@@ -172,14 +193,37 @@ class _Resolver:
         for name, value in self.merged.items():
             if name not in known:
                 self._unknown_section(name, value, known)
+        core: dict[str, Any] = {n: self._options(cls, self._table(n), n) for n, cls in CORE_SECTIONS.items()}
+        self._require(core["plugins"])  # first: a part that is not installed has its reason there
         parts = {name: self._section(name) for name in DEFAULT_NAMES}
         dataset, data = self._data()
-        core: dict[str, Any] = {n: self._options(cls, self._table(n), n) for n, cls in CORE_SECTIONS.items()}
         hooks = self._hooks()
         if self.faults:
             raise RecipeError(*self.faults)
         several = {f"{name}s": parts.pop(name) for name in LISTS}
         return Recipe(**parts, **several, **core, dataset=dataset, data=data, hooks=hooks, origins=self.origins)
+
+    def _require(self, plugins: PluginsOptions | None) -> None:
+        """Check that what the recipe requires is installed.
+
+        Raises:
+            PluginError: with one line for each that is not.
+        """
+        from packaging.requirements import InvalidRequirement
+
+        from llmx.requirements import unmet
+
+        origin, lines = self.origins.get("plugins.require", "recipe"), []
+        for each in plugins.require if plugins else ():
+            try:
+                lack = unmet(each)
+            except InvalidRequirement as error:
+                self.faults.append(f"{origin}: plugins.require: {str(error).splitlines()[0]}")
+                continue
+            if lack:
+                lines.append(f"{origin}: plugins.require = {each!r}: {lack}: pip install {shlex.quote(each)}")
+        if lines:
+            raise PluginError("\n".join(lines))
 
     def _section(self, name: str) -> Any:
         if name in LISTS:

@@ -1,18 +1,15 @@
-"""From (kind, name) to a component, and the catalogue of known plugins."""
+"""From (kind, name) to a component."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-import functools
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from attrs import frozen
 
+from llmx.catalogue import read_catalogue
 from llmx.component import KINDS, Component
 from llmx.errors import LlmxError, PluginError, RecipeError
 from llmx.plugins import Plugin, discover
@@ -32,17 +29,6 @@ class Offer:
         return f"{self.plugin.distribution}:{self.component.name}"
 
 
-@frozen
-class KnownPlugin:
-    """One entry of the catalogue `registry.toml`."""
-
-    name: str
-    distribution: str
-    provides: dict[str, list[str]]
-    summary: str
-    fields: dict[str, Any]
-
-
 class Registry:
     """All components that the installed plugins offer.
 
@@ -59,7 +45,8 @@ class Registry:
 
     @property
     def broken(self) -> list[Plugin]:
-        return [plugin for plugin in self.plugins if plugin.status == "broken"]
+        """Those that did not load, whether by a fault or because they were written for another plugin API."""
+        return [plugin for plugin in self.plugins if plugin.status in ("broken", "incompatible")]
 
     def offers(self, kind: str | None = None) -> list[Offer]:
         """Return all offers, or those of one kind, sorted by kind and name."""
@@ -106,7 +93,8 @@ class Registry:
         return found[0] if found else None
 
     def _unknown(self, kind: str, name: str, distribution: str, given: str) -> LlmxError:
-        known = [entry for entry in catalogue() if name in entry.provides.get(kind, ())]
+        catalogue = read_catalogue()
+        known = catalogue.providing(kind, name)
         listed = {(entry.distribution, entry.name) for entry in known}
         for plugin in self.plugins:
             named = plugin.distribution == distribution or (plugin.distribution, plugin.name) in listed
@@ -115,10 +103,12 @@ class Registry:
             if plugin.status == "disabled":
                 return PluginError(f"{given}: plugin {plugin.name!r} of {plugin.distribution} is disabled: "
                                    "take it out of LLMX_DISABLE_PLUGINS")  # fmt: skip
-            return PluginError(f"{given}: plugin {plugin.name!r} of {plugin.distribution} {plugin.version} "
-                               f"failed to load: {plugin.error}\n{plugin.traceback}")  # fmt: skip
+            who = f"{given}: plugin {plugin.name!r} of {plugin.distribution} {plugin.version}"
+            if plugin.status == "incompatible":
+                return PluginError(f"{who} {plugin.error}")
+            return PluginError(f"{who} failed to load: {plugin.error}\n{plugin.traceback}")
         for entry in known:
-            return PluginError(f"{given}: {kind} {name!r} is not installed: pip install {entry.distribution}")
+            return PluginError(f"{given}: {kind} {name!r} is not installed: llmx plugins install {entry.name}")
         names = {offer.component.name for offer in self.offers(kind)}
         others = [other for other in KINDS if (other, name) in self._offers]
         near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5) or sorted(names)
@@ -126,20 +116,4 @@ class Registry:
         text = f"{given}: no such {kind}; {hint}{', '.join(near)}. `llmx plugins` lists them."
         if self.broken:
             text += f" ({len(self.broken)} broken: {', '.join(plugin.name for plugin in self.broken)})"
-        return RecipeError(text)
-
-
-def catalogue_path() -> Path:
-    """Return where `registry.toml` is: beside this file in a wheel, at the top level in a checkout."""
-    here = Path(__file__).resolve()
-    shipped = here.with_name("registry.toml")
-    return shipped if shipped.exists() else here.parents[2] / "registry.toml"
-
-
-@functools.cache
-def catalogue() -> tuple[KnownPlugin, ...]:
-    """Read the catalogue of known plugins, installed or not."""
-    path = catalogue_path()
-    with path.open("rb") as file:
-        entries = tomllib.load(file)["plugin"]
-    return tuple(KnownPlugin(e["name"], e["distribution"], e["provides"], e["summary"], e) for e in entries)
+        return RecipeError(text, *catalogue.faults)

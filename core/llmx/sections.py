@@ -87,7 +87,16 @@ class GenerateOptions:
     """Seed of the draws; sequence number i of a call is drawn with its own stream."""
 
 
+@frozen
+class PluginsOptions:
+    """What must be installed."""
+
+    require: tuple[str, ...] = ()
+    """Distributions with versions, as pip takes them: "llmx-lion>=0.2,<1". The run does not start without them."""
+
+
 CORE_SECTIONS: dict[str, type] = {
+    "plugins": PluginsOptions,
     "train": TrainOptions,
     "eval": EvalOptions,
     "checkpoint": CheckpointOptions,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from llmx import Component, PluginError, Recipe, RecipeError, Registry
+from llmx.catalogue import read_catalogue
 from llmx.component import KINDS
 from llmx.layers import Layer
 from llmx.plugins import Plugin, discover
-from llmx.registry import catalogue
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 GOOD = """
     from llmx import Component, hookimpl
@@ -65,7 +69,8 @@ def test_a_strangers_plugin_is_found(site: Site) -> None:
     ("source", "error"),
     [
         ("import nothing_of_the_kind", "ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("1 / 0", r"ZeroDivisionError: division by zero ("),
+        ("llmx_api = 1", 'llmx_api must be "MAJOR.MINOR", as in "1.0": 1'),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("def broken(:", "SyntaxError: invalid syntax"),
         ("from llmx import hookimpl\n@hookimpl\ndef llmx_optimisers(): return []", "unknown hook 'llmx_optimisers'"),
@@ -73,7 +78,7 @@ def test_a_strangers_plugin_is_found(site: Site) -> None:
         ("def llmx_optimizers(): return []", "llmx_optimizers is not marked with @llmx.hookimpl"),
         ("from llmx import hookimpl\n@hookimpl\ndef llmx_after_step(run): pass", "belongs on a callback"),
         ("from llmx import hookimpl\n@hookimpl\ndef llmx_optimizers(): return ['adamw']", "which is no llmx.Component"),
-        ("from llmx import hookimpl\n@hookimpl\ndef llmx_optimizers(): return None", "TypeError"),
+        ("from llmx import hookimpl\n@hookimpl\ndef llmx_optimizers(): return None", "no list of components"),
         (GOOD.format(name="A b"), "'name' must be a lower-case name: 'A b'"),
         (GOOD.format(name='x", options=int, summary="'), "'options' must be an attrs class"),
         (GOOD.format(name="x") + "    @hookimpl\n    def llmx_samplers():\n        return 1 / 0", "ZeroDivisionError"),
@@ -89,6 +94,8 @@ def test_a_broken_plugin_harms_no_other(site: Site, source: str, error: str) -> 
     assert error in bad.error
     assert "\n" not in bad.error
     assert "Traceback" in bad.traceback
+    if "nothing_of_the_kind" not in source and "llmx_api" not in source:
+        assert "acme_bad.py:" in bad.error  # the line of the plugin itself, whatever library complained
     registry = Registry()
     assert registry.find("optimizer", "fine").plugin.distribution == "acme-good"
     assert {offer.component.name for offer in registry.offers("scheduler")} >= {"cosine", "wsd"}
@@ -101,6 +108,46 @@ def test_two_distributions_with_one_entry_name_are_both_found(site: Site) -> Non
     registry = Registry()
     assert registry.find("optimizer", "one").plugin.distribution == "acme-one"
     assert registry.find("optimizer", "two").plugin.distribution == "acme-two"
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("llmx_api = '1.7'", "was written for plugin API 1.7, this llmx has 1.0: pip install -U llmx"),
+        ("llmx_api = '2.0'\nfrom llmx import Novelty", "API 2.0, this llmx has 1.0: pip install -U llmx"),
+        ("llmx_api: str = '0.9'", "API 0.9, this llmx has 1.0: pip install -U acme-optim"),
+    ],
+)
+def test_a_plugin_for_another_api_is_incompatible(site: Site, source: str, what: str) -> None:
+    """It is listed as such with what to upgrade, also where it cannot even be imported; named, it stops the run."""
+    site.add("acme-optim", source + GOOD.format(name="fast").replace("\n    ", "\n"))
+    site.add("acme-good", GOOD.format(name="fine"))
+    plugin = found("acme-optim")
+    assert (plugin.status, plugin.offers) == ("incompatible", ())
+    assert what in plugin.error
+    assert Registry().find("optimizer", "fine")
+    with pytest.raises(PluginError, match=r"plugin 'acme' of acme-optim 0\.1 was written for plugin API"):
+        Registry().find("optimizer", "acme-optim:fast")
+
+
+def test_our_api_and_no_api_are_compatible(site: Site) -> None:
+    """A plugin that says nothing is taken to work."""
+    site.add("acme-optim", 'llmx_api = "1.0"\n' + textwrap.dedent(GOOD.format(name="fast")))
+    site.add("acme-other", GOOD.format(name="other"))
+    assert found("acme-optim").status == found("acme-other").status == "ok"
+
+
+def test_a_plugin_that_imports_torch_is_told_what_it_costs(site: Site, llmx_cli: Cli) -> None:
+    """It works, and every command says which distribution makes it slow and by how much."""
+    site.add("acme-heavy", "import torch\n" + textwrap.dedent(GOOD.format(name="heavy")))
+    done = llmx_cli("plugins", "--kind", "optimizer", PYTHONPATH=str(site.folder))
+    assert "heavy  acme-heavy" in done.stdout
+    assert re.search(
+        r"^llmx: plugin acme of acme-heavy imports torch when it is listed, which costs every command \d+\.\d s",
+        done.stderr,
+        re.MULTILINE,
+    )
+    assert llmx_cli("plugins").stderr == ""
 
 
 def test_one_name_from_two_distributions_must_be_qualified(site: Site) -> None:
@@ -152,7 +199,7 @@ def test_a_target_that_does_not_exist_is_named(site: Site) -> None:
     """The part's code is imported only when it is used, and then says what is missing."""
     site.add("acme-optim", GOOD.format(name="fast"))
     component = Registry().find("optimizer", "fast").component
-    with pytest.raises(PluginError, match=r"fast: target 'acme_impl:build': no module 'acme_impl'"):
+    with pytest.raises(PluginError, match=r"target 'acme_impl:build': no module 'acme_impl'"):
         component.load()
     with pytest.raises(PluginError, match="llmx has no 'nope'"):
         Component(name="x", target="llmx:nope").load()
@@ -167,19 +214,16 @@ def test_a_target_that_needs_a_package_says_how_to_get_it(site: Site) -> None:
 
 
 def test_the_catalogue_is_what_llmx_ships() -> None:
-    """Every built-in plugin is in registry.toml with exactly the parts it offers."""
-    listed = {entry.name: entry for entry in catalogue() if entry.distribution == "llmx"}
-    shipped = {plugin.name: plugin for plugin in discover() if plugin.distribution == "llmx"}
-    assert listed.keys() == shipped.keys()
-    for name, plugin in shipped.items():
-        offered: dict[str, list[str]] = {}
-        for kind, component in plugin.offers:
-            offered.setdefault(kind, []).append(component.name)
-        assert {kind: sorted(names) for kind, names in offered.items()} == listed[name].provides
-        assert Path(listed[name].fields["source"], "__init__.py").exists()
-        assert listed[name].fields.keys() == {
-            *["name", "distribution", "summary", "provides", "requires", "source", "licence", "status"]
-        }
+    """Every part that llmx offers is in registry.toml once, by itself or among those of its plugin."""
+    catalogue = read_catalogue()
+    assert not catalogue.faults
+    ours = [entry for entry in catalogue.entries if entry.distribution == "llmx"]
+    listed = [(k, name) for entry in ours for k, names in entry.provides.items() for name in names]
+    shipped = {p.name: p for p in discover() if p.distribution == "llmx"}
+    offered = [(kind, component.name) for plugin in shipped.values() for kind, component in plugin.offers]
+    assert sorted(listed) == sorted(offered)
+    assert shipped.keys() <= {entry.name for entry in ours}
+    assert all(Path(entry.source, "__init__.py").exists() for entry in ours)
 
 
 def test_one_distribution_that_offers_a_name_twice_is_told(site: Site) -> None:
@@ -194,7 +238,7 @@ def test_a_target_that_fails_to_import_shows_why(site: Site) -> None:
     """Any fault of a stranger's module is a PluginError with its traceback."""
     site.add("acme-optim", GOOD.format(name="fast"))
     (site.folder / "acme_impl.py").write_text("1 / 0")
-    with pytest.raises(PluginError, match=r"fast: target .* failed to import: ZeroDivisionError[\s\S]*acme_impl\.py"):
+    with pytest.raises(PluginError, match=r"target .* failed to import: ZeroDivisionError[\s\S]*acme_impl\.py"):
         Registry().find("optimizer", "fast").component.load()
 
 
@@ -202,7 +246,7 @@ def test_a_known_plugin_that_is_not_installed_is_told(monkeypatch: pytest.Monkey
     """A name that only the catalogue knows ends with the pip command."""
     monkeypatch.setenv("LLMX_DISABLE_PLUGINS", "")
     registry = Registry([plugin for plugin in discover() if plugin.name != "optimizers"])
-    with pytest.raises(PluginError, match="'adamw' is not installed: pip install llmx"):
+    with pytest.raises(PluginError, match="'adamw' is not installed: llmx plugins install optimizers"):
         registry.find("optimizer", "adamw")
 
 

@@ -389,41 +389,6 @@ def test_fp16_resumes_with_its_scale(small: list[str], tmp_path: Path) -> None:
     assert sha256(tmp_path / "r") == sha256(tmp_path / "through")
 
 
-def test_a_fault_in_a_hook_names_its_place(small: list[str], tmp_path: Path) -> None:
-    """Hook, file and line; the run ends."""
-    hooks = tmp_path / "bad_hooks.py"
-    hooks.write_text("from llmx import hookimpl\n@hookimpl\ndef llmx_before_update(run):\n    1 / 0\n")
-    with pytest.raises(LlmxError, match=r"llmx_before_update: .*bad_hooks\.py:4: ZeroDivisionError"):
-        run(small, tmp_path / "r", hooks=[str(hooks)])
-
-
-def test_events_come_in_their_order(small: list[str], tmp_path: Path) -> None:
-    """Each announcement fires where its contract says."""
-    log = tmp_path / "log"
-    events = ["before_run", "before_step", "before_update", "after_step", "before_eval", "after_eval", "after_run"]
-    source = "from llmx import hookimpl\n"
-    for event in [*events, "after_checkpoint"]:
-        source += f"@hookimpl\ndef llmx_{event}(run):\n    with open({str(log)!r}, 'a') as log: log.write('{event} ')\n"
-    (tmp_path / "all.py").write_text(source)
-    run(small, tmp_path / "r", "train.steps=2", "eval.every=2", hooks=[str(tmp_path / "all.py")])
-    step = "before_step before_update after_step"
-    assert log.read_text().split() == (
-        f"before_run {step} after_checkpoint {step} before_eval after_eval after_checkpoint after_run".split()
-    )
-
-
-def test_a_hook_may_stop_the_run(small: list[str], tmp_path: Path) -> None:
-    """`run.stop(reason)` ends it after the step at hand, evaluated, saved and exported."""
-    (tmp_path / "stop.py").write_text(
-        "from llmx import hookimpl\n@hookimpl\ndef llmx_after_step(run):\n"
-        "    if run.state.step == 3: run.stop('enough')\n"
-    )
-    done = run(small, tmp_path / "r", hooks=[str(tmp_path / "stop.py")])
-    assert (done.state.step, done.stop_reason) == (3, "enough")
-    assert rows(tmp_path / "r")[-1]["step"] == 3
-    assert (tmp_path / "r" / "model" / "config.json").exists()
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it imports its compiler
 def test_a_compiled_run_gives_the_same_losses(small: list[str], tmp_path: Path) -> None:
     """torch.compile changes speed, not the result beyond rounding."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import signal
@@ -11,11 +10,15 @@ from typing import Any
 
 import click
 
+from llmx.cli.lazy import LazyGroup
+
 COMMANDS = {
     "run": "Train a model from a recipe, names and overrides.",
     "generate": "Continue a text with a trained model.",
-    "plugins": "List the plugins and the parts they offer.",
+    "report": "Write a page that shows and compares runs.",
+    "plugins": "List, install, check and write plugins.",
     "describe": "Show the options of a part.",
+    "hooks": "List the hooks with their arguments and contracts.",
     "config": "Show a recipe as it resolves, and where each value is from.",
 }
 """Built-in commands in the order of the help; each is `llmx.cli.<name>:command`."""
@@ -30,26 +33,21 @@ def command_entries() -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMAND_GROUP)}
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
+class MainGroup(LazyGroup):
+    """Our commands, and those that other distributions add."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(command_entries().keys() - COMMANDS.keys())]
+        return [*self.table, *sorted(command_entries().keys() - self.table.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in COMMANDS:
-            command: click.Command = importlib.import_module(f"llmx.cli.{cmd_name}").command
-            return command
+        found = super().get_command(ctx, cmd_name)
         entry = command_entries().get(cmd_name)
-        return None if entry is None else _load_command(entry)
+        return found if found or entry is None else _load_command(entry)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = list(COMMANDS.items())
-        for name, entry in sorted(command_entries().items()):
-            if name not in COMMANDS:
-                rows.append((name, f"From {entry.dist.name if entry.dist else 'a plugin'}."))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+    def help_rows(self) -> list[tuple[str, str]]:
+        others = sorted(command_entries().items())
+        owners = [(name, f"From {e.dist.name if e.dist else 'a plugin'}.") for name, e in others]
+        return super().help_rows() + [(name, text) for name, text in owners if name not in self.table]
 
 
 def _load_command(entry: importlib.metadata.EntryPoint) -> click.Command:
@@ -71,7 +69,12 @@ def _load_command(entry: importlib.metadata.EntryPoint) -> click.Command:
     return command
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=MainGroup,
+    package="llmx.cli",
+    table=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(None, "--version", package_name="llmx", message="llmx %(version)s")
 @click.pass_context
@@ -120,6 +123,6 @@ def fail(error: Any, *, debug: bool) -> None:
         import traceback
 
         traceback.print_exception(error)
-    for line in str(error).splitlines():
+    for line in "\n".join([str(error), *getattr(error, "__notes__", [])]).splitlines():
         click.echo(f"llmx: {line}" if not line.startswith((" ", "Traceback")) else line, err=True)
     sys.exit(error.exit_code)

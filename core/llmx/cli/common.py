@@ -47,6 +47,10 @@ def given_names(names: dict[str, Any]) -> dict[str, Any]:
 
 
 def warn_of_broken(registry: Registry) -> None:
-    """Say on stderr, a line each, which plugins did not load; a run that names none of them goes on."""
-    for plugin in registry.broken:
-        click.echo(f"llmx: plugin {plugin.name} of {plugin.distribution} did not load: {plugin.error}", err=True)
+    """Say on stderr, a line each, what is wrong with plugins; a run that names none of them goes on."""
+    for plugin in registry.plugins:
+        who = f"llmx: plugin {plugin.name} of {plugin.distribution}"
+        if plugin.status == "broken":
+            click.echo(f"{who} did not load: {plugin.error}", err=True)
+        elif plugin.status == "incompatible" or plugin.warning:
+            click.echo(f"{who} {plugin.error or plugin.warning}", err=True)

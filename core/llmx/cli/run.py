@@ -14,12 +14,14 @@ from llmx.cli.common import given_names, name_options, split_arguments, warn_of_
 
 if TYPE_CHECKING:
     from llmx.assembly import Run
+    from llmx.recipe import Recipe
 
 
 @click.command("run")
 @click.argument("arguments", nargs=-1, metavar="[RECIPE|RUN_DIR] [KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; by default a new one under runs/.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run folder.")
+@click.option("--locked", is_flag=True, help="Refuse when a plugin is not the one that lock.json of RUN_DIR says.")
 @click.option("--dry-run", is_flag=True, help="Build on the meta device, print the plan, train and write nothing.")
 @click.option("--hooks", multiple=True, metavar="FILE", help="Python file with hooks of this run; again for more.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result, or the plan, as JSON.")
@@ -28,6 +30,7 @@ def command(
     arguments: tuple[str, ...],
     out: Path | None,
     resume: bool,
+    locked: bool,
     dry_run: bool,
     hooks: tuple[str, ...],
     as_json: bool,
@@ -40,11 +43,12 @@ def command(
     llmx run data.path=novel.txt train.steps=200          on a text of your own
     llmx run recipe.toml --optimizer adam optimizer.lr=1e-3
     llmx run runs/my-run --resume                         go on after a stop
+    llmx run runs/my-run --locked --resume                only with the very plugins it began with
 
     Exit codes: 0 done; 1 failed while running; 2 a wrong recipe or argument; 3 a plugin is missing or broken;
     4 diverged; 130 and 143 stopped by SIGINT and SIGTERM after a checkpoint.
     """
-    from llmx.api import layers_of, resumed_source, start
+    from llmx.api import layers_of, require_locked, resumed_source, start
     from llmx.recipe import Recipe
     from llmx.registry import Registry
 
@@ -54,6 +58,10 @@ def command(
     if resume:
         source, out = resumed_source(source, out)
     recipe = Recipe.resolve(layers_of(source, overrides=overrides, hooks=hooks, **given_names(names)), registry)
+    if locked:
+        require_locked(source, recipe)
+    elif resume:
+        _warn_of_drift(source, recipe)
     if dry_run:
         from llmx.plan import make_plan
 
@@ -64,6 +72,16 @@ def command(
         run = start(recipe, registry, out, resume=resume)
     if run.world.main:
         _report(run, as_json=as_json)
+
+
+def _warn_of_drift(source: Path | None, recipe: Recipe) -> None:
+    """Say on stderr, a line each, what is not as it was when the run began; `--locked` refuses instead."""
+    from llmx.folder import is_run
+    from llmx.lock import drift
+
+    if source is not None and is_run(source):
+        for line in drift(source, recipe):
+            click.echo(f"llmx: {line}", err=True)
 
 
 def _report(run: Run, *, as_json: bool) -> None:

@@ -47,6 +47,16 @@ class RunHooks:
         except Exception as error:  # a stranger's code: its fault gets the place it came from
             raise LlmxError(f"{event}: {place_of(error)}: {type(error).__name__}: {error}") from error
 
+    def announce_to_each(self, event: str, **arguments: Any) -> list[str]:
+        """Call `event` on every listener, also after one has failed; return what failed and where."""
+        faults = []
+        for heard in reversed(getattr(self._manager.hook, event).get_hookimpls()):
+            try:
+                heard.function(*(arguments[name] for name in heard.argnames))
+            except Exception as error:  # a stranger's code: the others are still to hear
+                faults.append(f"{event}: {place_of(error)}: {type(error).__name__}: {error}")
+        return faults
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every listener that has one, by its name."""
         return {name: listener.state_dict() for name, listener in self._listeners() if hasattr(listener, "state_dict")}
