@@ -99,7 +99,7 @@ def run(
         recipe, folder = resumed_source(recipe, folder)
     resolved = Recipe.resolve(layers_of(recipe, overrides=overrides, hooks=hooks, **names), registry)
     if locked:
-        require_locked(recipe, resolved)
+        require_locked(folder if resume else recipe, resolved)
     return start(resolved, registry, folder, resume=resume)
 
 

@@ -46,9 +46,14 @@ def given_names(names: dict[str, Any]) -> dict[str, Any]:
     return {section: list(v) if section in LISTS else v for section, v in names.items() if section in SECTIONS and v}
 
 
+def first_rank() -> bool:
+    """Return whether this process speaks for all that torchrun started, or was started alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def warn_of_broken(registry: Registry) -> None:
     """Say on stderr, a line each, what is wrong with plugins; a run that names none of them goes on."""
-    for plugin in registry.plugins:
+    for plugin in registry.plugins if first_rank() else ():
         who = f"llmx: plugin {plugin.name} of {plugin.distribution}"
         if plugin.status == "broken":
             click.echo(f"{who} did not load: {plugin.error}", err=True)

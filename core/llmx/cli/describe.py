@@ -27,6 +27,7 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     sections = {**CORE_SECTIONS, "data": DataOptions}
     title, options, target = kind, sections.get(kind), ""
     if options is None or name is not None:
+        kind = "dataset" if kind == "data" else kind
         if kind not in KINDS:
             raise RecipeError(f"{kind!r}: is neither a kind ({', '.join(KINDS)}) nor a section ({', '.join(sections)})")
         registry = Registry()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmx.cli.common import given_names, name_options, split_arguments, warn_of_broken
+from llmx.cli.common import first_rank, given_names, name_options, split_arguments, warn_of_broken
 
 if TYPE_CHECKING:
     from llmx.assembly import Run
@@ -49,6 +49,7 @@ def command(
     4 diverged; 130 and 143 stopped by SIGINT and SIGTERM after a checkpoint.
     """
     from llmx.api import layers_of, require_locked, resumed_source, start
+    from llmx.folder import is_run
     from llmx.recipe import Recipe
     from llmx.registry import Registry
 
@@ -57,11 +58,15 @@ def command(
     warn_of_broken(registry)
     if resume:
         source, out = resumed_source(source, out)
+    elif source is not None and is_run(source) and first_rank():
+        click.echo(
+            f"llmx: {source} is a run: this begins another one by its recipe; --resume goes on with it", err=True
+        )
     recipe = Recipe.resolve(layers_of(source, overrides=overrides, hooks=hooks, **given_names(names)), registry)
     if locked:
-        require_locked(source, recipe)
-    elif resume:
-        _warn_of_drift(source, recipe)
+        require_locked(out if resume else source, recipe)
+    elif resume and out is not None:
+        _warn_of_drift(out, recipe)
     if dry_run:
         from llmx.plan import make_plan
 
@@ -74,18 +79,19 @@ def command(
         _report(run, as_json=as_json)
 
 
-def _warn_of_drift(source: Path | None, recipe: Recipe) -> None:
-    """Say on stderr, a line each, what is not as it was when the run began; `--locked` refuses instead."""
+def _warn_of_drift(folder: Path, recipe: Recipe) -> None:
+    """Say on stderr, a line each, what is not as it was when a run began; `--locked` refuses instead."""
     from llmx.folder import is_run
     from llmx.lock import drift
 
-    if source is not None and is_run(source):
-        for line in drift(source, recipe):
-            click.echo(f"llmx: {line}", err=True)
+    for line in drift(folder, recipe) if is_run(folder) and first_rank() else ():
+        click.echo(f"llmx: {line}", err=True)
 
 
 def _report(run: Run, *, as_json: bool) -> None:
     """Print how the run ended, texts it makes, and what to do next."""
+    from llmx.report import PAGE
+
     state = run.state
     samples = _samples(run)
     if as_json:
@@ -102,7 +108,10 @@ def _report(run: Run, *, as_json: bool) -> None:
         click.echo(click.style("—" * 20, dim=True))
     best = "" if state.best_loss is None else f", best validation loss {state.best_loss:.4f} at step {state.best_step}"
     why = f" ({run.stop_reason})" if run.stop_reason else ""
-    click.echo(f"Done after step {state.step}{why}{best}. The model is in {run.folder / 'model'}.\n\nNext:")
+    click.echo(f"Done after step {state.step}{why}{best}. The model is in {run.folder / 'model'}.")
+    if (run.folder / PAGE).exists():
+        click.echo(f"Curves, samples and the recipe are in {run.folder / PAGE}.")
+    click.echo("\nNext:")
     folder = shlex.quote(str(run.folder))
     words = samples[0][0].split()[:6] if samples else ["Once", "upon", "a", "time"]
     click.echo(f"  llmx generate {folder} {shlex.quote(' '.join(words))} --stream")
