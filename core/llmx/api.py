@@ -199,7 +199,7 @@ def _write_report(folder: Path) -> None:
     if (folder / METRICS).exists():
         try:
             write_report([folder], folder / PAGE)
-        except LlmxError as error:
+        except (LlmxError, OSError) as error:
             sys.stderr.write(f"llmx: no report was written: {error}\n")
 
 

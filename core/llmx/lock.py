@@ -81,7 +81,7 @@ def read_lock(folder: Path) -> dict[str, Any]:
     """
     try:
         return dict(json.loads((folder / LOCK).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / LOCK}: cannot be read: {error}") from None
 
 

@@ -28,6 +28,7 @@ def command(runs: tuple[Path, ...], out: Path | None, png: Path | None, as_json:
     llmx report runs/* --json
     """
     from llmx.report.files import default_out, read_runs, write_page
+    from llmx.report.page import encodable
 
     facts = read_runs(runs)
     written = []
@@ -40,7 +41,7 @@ def command(runs: tuple[Path, ...], out: Path | None, png: Path | None, as_json:
     if as_json:
         from llmx.report.facts import to_json
 
-        click.echo(to_json(facts))
+        click.echo(encodable(to_json(facts)))
         return
     for path in written:
-        click.echo(f"{', '.join(run.name for run in facts)}: {path}")
+        click.echo(encodable(f"{', '.join(run.name for run in facts)}: {path}"))
