@@ -42,8 +42,9 @@ def llmx_models() -> Iterable[Component]:
 
     The target is a class, called as `target(options, vocab_size=V)`, an `nn.Module` that keeps the contract of
     `llmx.protocols.Model`. Its class method `from_config(config)` builds one from a Hugging Face `config.json`
-    whose `model_type` is in the component's `handles`. It is also built on the meta device: no data-dependent work
-    in the constructor. Weights are drawn from torch's global generator, which the run has seeded.
+    whose `model_type` is in the component's `handles`. It is also built, and its forward run, on the meta device: no
+    work that depends on values. Weights are drawn from torch's global generator, which the run has seeded. Nothing
+    changes the logits after the head, and blocks are called as modules.
     """
     return ()
 
@@ -89,7 +90,9 @@ def llmx_optimizers() -> Iterable[Component]:
     The target is called as `target(options, model)` and returns a `torch.optim.Optimizer` over the parameters that
     require gradients. `model.roles()` says which parameter is an embedding, a hidden matrix, a head, a norm or a
     bias. The learning rate of each parameter group at the start is its peak; the scheduler scales it. For
-    `--dry-run` it is built on the meta device too, and takes one step there to show the size of its state.
+    `--dry-run` it is built on the meta device too, and takes one step there to show the size of its state. A
+    parameter whose `grad` is None is skipped, norms and biases do not decay, and `state_dict()` holds tensors, numbers,
+    strings, lists and dicts.
     """
     return ()
 

@@ -211,7 +211,8 @@ def load_weights(model: Any, weights: dict[str, Tensor], where: Path) -> None:
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape; the message names it.
     """
-    wanted = dict(model.named_parameters())
+    kept = model.state_dict().keys()
+    wanted = {**dict(model.named_parameters()), **{n: b for n, b in model.named_buffers() if n in kept}}
     for name in weights.keys() & set(getattr(model, "tied_names", ())):
         del weights[name]  # some writers store a tied head twice
     missing, unexpected = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from llmx.protocols import Model
 
 TOLERANCE = 1e-5
-"""Largest difference of fp32 logits that rounding explains."""
+"""Largest difference of fp32 logits that rounding explains; a part of the largest logit where that is more than 1."""
 
 
 def check_cached_decoding(model: Model, *, length: int = 32, seed: int = 0) -> None:
@@ -21,7 +21,7 @@ def check_cached_decoding(model: Model, *, length: int = 32, seed: int = 0) -> N
         length: tokens of each row; at most the model's context.
 
     Raises:
-        AssertionError: a logit differs by more than 1e-5 in fp32, or the cache counts wrong.
+        AssertionError: a logit differs by more than rounding explains, or the cache counts wrong.
     """
     import torch
 
@@ -30,11 +30,15 @@ def check_cached_decoding(model: Model, *, length: int = 32, seed: int = 0) -> N
     length = min(length, model.context_length)
     generator = torch.Generator().manual_seed(seed)
     ids_BT = torch.randint(model.vocab_size, (2, length), generator=generator)
-    cuts = [0, length // 3, length // 2, *range(length // 2 + 1, length + 1)]
+    cuts = sorted({0, length // 3, length // 2, *range(length // 2 + 1, length + 1)})
     with torch.no_grad():
         full_BTV = model(ids_BT)
         cache = model.new_cache(2, length)
         parts = [model(ids_BT[:, a:b], cache=cache) for a, b in itertools.pairwise(cuts)]
-    difference = float((torch.cat(parts, 1) - full_BTV).abs().max())
-    assert difference <= TOLERANCE, f"cached decoding differs from the full forward by {difference:.2e}"
+    off_T = (torch.cat(parts, 1) - full_BTV).abs().amax((0, 2)) / max(1.0, float(full_BTV.abs().max()))
+    wrong = (~(off_T <= TOLERANCE)).nonzero().flatten().tolist()  # a NaN is wrong too
+    assert not wrong, (
+        f"cached decoding differs from the full forward by {float(off_T[wrong[0]]):.1e} at position {wrong[0]} "
+        f"(allowed {TOLERANCE:.0e}); tokens went in at {', '.join(map(str, cuts[:4]))}, …"
+    )
     assert cache.length == length, f"the cache counts {cache.length} tokens of {length}"
