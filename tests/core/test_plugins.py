@@ -253,7 +253,7 @@ def test_a_known_plugin_that_is_not_installed_is_told(monkeypatch: pytest.Monkey
 def test_every_builtin_target_and_options_class_works() -> None:
     """A component whose target or options cannot be loaded is no component."""
     offers = [offer for offer in Registry().offers() if offer.plugin.distribution == "llmx"]
-    assert {offer.kind for offer in offers} >= set(KINDS) - {"adapter", "callback"}
+    assert {offer.kind for offer in offers} >= set(KINDS) - {"adapter"}
     for offer in offers:
         assert callable(offer.component.load())
         assert offer.component.summary
