@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from llmx import hookimpl
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class JsonlLogger:
-    """Appends to a file from which a resumed run first takes the rows after its checkpoint."""
+    """Appends to a file from which a resumed run first takes the rows after its checkpoint.
+
+    A file that cannot be written any more is one warning; the run goes on.
+    """
 
     def __init__(self, options: JsonlOptions, run: Run) -> None:
         self.path = run.folder / options.file
@@ -30,8 +36,9 @@ class JsonlLogger:
 
     @hookimpl
     def llmx_after_checkpoint(self) -> None:
-        if self._file is not None:
-            os.fsync(self._file.fileno())  # a checkpoint survives a power cut, and so must the rows before it
+        with self._guarded():
+            if self._file is not None:
+                os.fsync(self._file.fileno())  # a checkpoint survives a power cut, and so must the rows before it
 
     @hookimpl
     def llmx_after_step(self, metrics: dict[str, float]) -> None:
@@ -50,14 +57,29 @@ class JsonlLogger:
         self._close()
 
     def _write(self, metrics: dict[str, float]) -> None:
-        if self._file is not None:
-            finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-            self._file.write(json.dumps(finite) + "\n")
+        with self._guarded():
+            if self._file is not None:
+                finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+                self._file.write(json.dumps(finite) + "\n")
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        with self._guarded():
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Write no more after an error: a row that is half there would hide those behind it from a resumed run."""
+        try:
+            yield
+        except OSError as error:
+            file, self._file = self._file, None
+            if file is not None:
+                with contextlib.suppress(OSError):  # what is held back still cannot be written
+                    file.close()
+            reason = error.strerror or error
+            sys.stderr.write(f"llmx: logger jsonl: {self.path}: {reason}; it gets no more rows, and the run goes on\n")
 
 
 def kept_bytes(path: Path, step: int) -> int:
