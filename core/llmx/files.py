@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from pathlib import Path
@@ -38,3 +39,18 @@ def write_atomically(path: Path, text: str) -> None:
     fsync(temporary)
     temporary.replace(path)
     fsync(path.parent)
+
+
+def kept_bytes(path: Path, step: int) -> int:
+    """Return how many bytes of a JSON-lines file a run resumed at `step` keeps: to its first later or broken row."""
+    kept = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:  # a kill left it half written
+                return kept
+            if row["step"] > step:
+                return kept
+            kept += len(line)
+    return kept

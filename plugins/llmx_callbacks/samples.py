@@ -69,18 +69,3 @@ class Samples:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def kept_bytes(path: Path, step: int) -> int:
-    """Return where the first row after `step`, or one that a kill left broken, begins."""
-    kept = 0
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                return kept
-            if row["step"] > step:
-                return kept
-            kept += len(line)
-    return kept

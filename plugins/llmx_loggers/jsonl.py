@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from llmx import hookimpl
+from llmx.files import kept_bytes
 from llmx_loggers import JsonlOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from llmx.assembly import Run
 
 
@@ -79,19 +78,5 @@ class JsonlLogger:
                 with contextlib.suppress(OSError):  # what is held back still cannot be written
                     file.close()
             reason = error.strerror or error
-            sys.stderr.write(f"llmx: logger jsonl: {self.path}: {reason}; it gets no more rows, and the run goes on\n")
-
-
-def kept_bytes(path: Path, step: int) -> int:
-    """Return where the first row after `step`, or one that a kill left broken, begins."""
-    kept = 0
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                return kept
-            if row["step"] > step:
-                return kept
-            kept += len(line)
-    return kept
+            with contextlib.suppress(OSError):  # stderr may be a file on the same full disk
+                sys.stderr.write(f"llmx: logger jsonl: {self.path}: {reason}; it gets no more rows; the run goes on\n")

@@ -10,12 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+import attrs
 from attrs import define, field, frozen
 
 from llmx.errors import LlmxError, PluginError, RecipeError, place_of
 from llmx.options import structure
 from llmx.recipe import Part
 from llmx.registry import Offer, Registry
+from llmx.testing.samples import sample_path
 
 Status = Literal["passed", "failed", "skipped"]
 
@@ -25,7 +27,7 @@ GivenOptions = Mapping[str, Mapping[str, Any]]
 NONE_GIVEN: GivenOptions = MappingProxyType({})
 
 
-class NotApplicable(Exception):
+class NotApplicable(Exception):  # noqa: N818  # it is no error
     """A check says nothing about this component; the message is the reason."""
 
 
@@ -106,6 +108,11 @@ def parts_of(name: str, registry: Registry, options: GivenOptions = NONE_GIVEN) 
 
 
 def _part(offer: Offer, values: Mapping[str, Any]) -> Part:
+    """Structure the options of an offer; a `path` that is required and not given is a sample that the kit writes."""
+    fields = attrs.fields_dict(offer.component.options)
+    if "path" in fields and fields["path"].default is attrs.NOTHING and "path" not in values:
+        sample = sample_path(offer.kind, offer.component)
+        values = dict(values) if sample is None else {**values, "path": str(sample)}
     structured, faults = structure(offer.component.options, values, f"{offer.kind} {offer.component.name}")
     if faults:
         raise RecipeError(*(f"{fault.path}: {fault.message}" for fault in faults))
@@ -143,11 +150,10 @@ def _outcome(check: Check, subject: Subject) -> tuple[Status, str]:
     except NotApplicable as reason:
         return "skipped", str(reason)
     except AssertionError as error:
-        return "failed", str(error) or place_of(error)
+        said = str(error).partition("\nassert ")[0]  # what pytest adds is for the authors of tests
+        return "failed", said or place_of(error)
     except LlmxError as error:
         return "failed", str(error)
     except Exception as error:  # a stranger's code: its fault is the finding
         return "failed", f"{type(error).__name__}: {error} ({place_of(error)})"
     return "passed", ""
-
-
