@@ -187,6 +187,9 @@ def assemble(
     for prompt in recipe.generate.prompts:  # a prompt that does not fit is said now, not after the training
         prompt_ids(prompt, model, tokenizer)
     register_listeners(run)
+    # after all is imported and built, for some libraries draw while they are: the run draws the same with any logger
+    torch.manual_seed(stream_seed(recipe.train.seed, "train"))
+    random.seed(stream_seed(recipe.train.seed, "python"))
     return run
 
 
@@ -242,7 +245,6 @@ def data_facts(tokens_folder: Path) -> dict[str, str]:
 def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> tuple[Model, list[Adapter]]:
     """Build the model with seeded weights, and apply its adapters."""
     torch.manual_seed(stream_seed(recipe.train.seed, "weights"))
-    random.seed(stream_seed(recipe.train.seed, "python"))  # for callbacks that draw from it
     return adapt(recipe, recipe.model.build(vocab_size=vocab_size).to(device))
 
 

@@ -133,7 +133,8 @@ def llmx_loggers() -> Iterable[Component]:
     """Offer loggers.
 
     The target is called as `target(options, run)` on rank 0 and returns an object that implements announcements
-    of this page. With `state_dict()` and `load_state_dict(state)` it is saved in checkpoints and resumed.
+    of this page. A sink that fails after the start costs one warning and never the run; a run may also fail before it
+    began. With `state_dict()` and `load_state_dict(state)` it is saved in checkpoints and resumed.
     """
     return ()
 

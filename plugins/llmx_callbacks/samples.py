@@ -7,11 +7,10 @@ import os
 from typing import TYPE_CHECKING, TextIO
 
 from llmx import RecipeError, hookimpl
+from llmx.files import kept_bytes
 from llmx_callbacks.terminal import say
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from llmx.assembly import Run
     from llmx_callbacks import SamplesOptions
 

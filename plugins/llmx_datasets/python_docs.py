@@ -46,22 +46,27 @@ class PythonDocs:
         self.options = options
 
     def __iter__(self) -> Iterator[Document]:
-        return itertools.islice(self._documents, self.options.limit)
+        return itertools.islice(all_documents(), self.options.limit)
 
     def fingerprint(self) -> str:
         """Return a hash over the Python version, the options and the state of the library's files."""
         return fingerprint([type(self).__name__, sys.version, repr(self.options)], library_files())
 
-    @functools.cached_property
-    def _documents(self) -> list[Document]:
-        """All documents: two seconds to find and 2 MB to hold."""
-        seen: set[str] = set()
-        texts = [*topics(), *((_origin(path), docstrings(path)) for path in library_files())]
-        prosaic = [Document(prose(text, seen), origin) for origin, text in texts]
-        documents = [each for each in prosaic if each.text]
-        if sum(len(each.text.encode()) for each in documents) < LEAST_BYTES:
-            raise DataError("data: this Python comes without its docstrings; give a corpus of your own with data.path")
-        return documents
+
+@functools.cache
+def all_documents() -> tuple[Document, ...]:
+    """Return all documents: two seconds to find and 2 MB to hold, so they are found once.
+
+    Raises:
+        DataError: this Python has no docstrings.
+    """
+    seen: set[str] = set()
+    texts = [*topics(), *((_origin(path), docstrings(path)) for path in library_files())]
+    prosaic = [Document(prose(text, seen), origin) for origin, text in texts]
+    documents = tuple(each for each in prosaic if each.text)
+    if sum(len(each.text.encode()) for each in documents) < LEAST_BYTES:
+        raise DataError("data: this Python comes without its docstrings; give a corpus of your own with data.path")
+    return documents
 
 
 def topics() -> list[tuple[str, str]]:

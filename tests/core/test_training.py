@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import llmx
-from llmx import CheckpointError, DivergedError, LlmxError, RecipeError, StoppedError
+from llmx import CheckpointError, DivergedError, RecipeError, StoppedError
 from llmx.train import checkpoint, tree
 
 
@@ -56,9 +56,9 @@ def test_metrics_have_the_names_that_scripts_rely_on(char_run: Path) -> None:
 def test_the_run_folder_is_whole(char_run: Path) -> None:
     """What the plan promises is there, and nothing temporary."""
     names = {path.name for path in char_run.iterdir()}
-    assert names == {"recipe.toml", "lock.json", "tokenizer", "metrics.jsonl", "checkpoints", "model"}
+    assert names == {"recipe.toml", "lock.json", "tokenizer", "metrics.jsonl", "checkpoints", "model", "report.html"}
     lock = json.loads((char_run / "lock.json").read_text())
-    assert lock["plugins"] == {"llmx": llmx.__version__}
+    assert lock["plugins"]["llmx"]["version"] == llmx.__version__
     assert not list(char_run.rglob(".tmp-*"))
 
 

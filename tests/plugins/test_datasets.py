@@ -314,6 +314,15 @@ def test_python_docs_are_english_of_some_size():
     assert dataset.fingerprint() == build("python-docs").fingerprint() != build("python-docs", limit=1).fingerprint()
 
 
+@pytest.fixture
+def _anew():
+    """Nothing is remembered of another Python's library."""
+    python_docs.all_documents.cache_clear()
+    yield
+    python_docs.all_documents.cache_clear()
+
+
+@pytest.mark.usefixtures("_anew")
 def test_python_docs_run_nothing(tmp_path, monkeypatch):
     """A module is parsed and not imported; tests, other packages and what is no Python are passed over."""
     prose = '"""Words about this module in a sentence of some length."""\n'
@@ -331,6 +340,7 @@ def test_python_docs_run_nothing(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.usefixtures("_anew")
 def test_a_python_without_docstrings_is_an_error(tmp_path, monkeypatch):
     """Where there is hardly any text the message asks for data.path."""
     monkeypatch.setattr(python_docs.sysconfig, "get_path", lambda _: str(tmp_path))

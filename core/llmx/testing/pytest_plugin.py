@@ -1,8 +1,8 @@
 """The conformance kit in pytest: a test marked with the name of a plugin runs once for each of its checks.
 
-    @pytest.mark.llmx_plugin("llmx-lion")
-    def test_conforms(llmx_check):
-        llmx_check()
+@pytest.mark.llmx_plugin("llmx-lion")
+def test_conforms(llmx_check):
+    llmx_check()
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -51,6 +52,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
+@functools.cache
 def peak_flops(precision: str, device: torch.device) -> float:
     """Measure the device's best matrix product, in floating-point operations a second (0.1 to 0.5 s of work)."""
     size = 2048 if device.type == "cpu" else 8192

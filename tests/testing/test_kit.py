@@ -1,0 +1,127 @@
+"""The conformance kit: it passes every built-in, and finds a planted fault for each of its checks."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from llmx import Component, Registry
+from llmx.component import KINDS
+from llmx.options import structure
+from llmx.plugins import Plugin
+from llmx.recipe import Part
+from llmx.registry import Offer
+from llmx.testing.frame import Check, Subject, parts_of, run_check, suite
+
+HERE = Path(__file__).parent
+PLANTED = Plugin(name="planted", distribution="planted", version="0", module="planted", status="ok")
+
+
+def faults_module(kind: str) -> ModuleType:
+    """Import `faults/<kind>.py`, whose `FAULTS` are pairs of a check's name and a component that breaks it alone."""
+    name = f"llmx_faults_{kind}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, HERE / "faults" / f"{kind}.py")
+        assert spec
+        assert spec.loader
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def planted() -> list[Any]:
+    """Every planted fault of every kind, as test parameters."""
+    found = []
+    for kind in KINDS:
+        for check, component, *values in faults_module(kind).FAULTS:
+            found.append(pytest.param(kind, check, component, *(values or [{}]), id=f"{kind}-{check}-{component.name}"))
+    assert len(found) >= 40
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_check_has_a_fault_that_it_finds(kind: str) -> None:
+    """A check that no fault was planted for may check nothing."""
+    checks = {check.name for check in suite(kind)}
+    assert checks
+    assert all(check.promise.endswith(".") for check in suite(kind))
+    assert {name for name, *_ in faults_module(kind).FAULTS} == checks
+
+
+@pytest.mark.parametrize(("kind", "check", "component", "values"), planted())
+def test_a_planted_fault_is_found(
+    kind: str, check: str, component: Component, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """The check that is meant for it fails, and says more than nothing."""
+    (wanted,) = [each for each in suite(kind) if each.name == check]
+    options, faults = structure(component.options, values, component.name)
+    assert not faults
+    result = run_check(wanted, Subject(Part(component.name, Offer(kind, component, PLANTED), options), tmp_path))
+    assert result.status == "failed", result
+    assert len(result.message) > 10
+
+
+BUILTIN_OPTIONS: dict[str, dict[str, Any]] = {
+    "tinyllm": {"preset": "nano"},
+    "swanlab": {"mode": "offline"},
+    "wandb": {"mode": "offline"},
+}
+
+
+@pytest.fixture
+def _home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients of trackers keep their files in a home of their own."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(home))
+
+
+def builtin() -> list[Any]:
+    """Every check of every part that llmx itself offers, as test parameters."""
+    parts = parts_of("llmx", Registry(), BUILTIN_OPTIONS)
+    assert len(parts) > 20
+    return [
+        pytest.param(part, check, id=f"{part.kind}-{part.offer.component.name}-{check.name}")
+        for part in parts
+        for check in suite(part.kind)
+    ]
+
+
+@pytest.mark.usefixtures("_home")
+@pytest.mark.parametrize(("part", "check"), builtin())
+def test_every_built_in_part_passes(part: Part, check: Check, tmp_path: Path) -> None:
+    """Ours keep the promises that a stranger's must."""
+    result = run_check(check, Subject(part, tmp_path))
+    assert result.status != "failed", result.message
+
+
+def correct() -> list[Any]:
+    """Parts that are unusual and right, with the check that might accuse them, as test parameters."""
+    found = [
+        pytest.param(kind, check, component, *(values or [{}]), id=f"{kind}-{check}-{component.name}")
+        for kind in KINDS
+        for check, component, *values in getattr(faults_module(kind), "CORRECT", [])
+    ]
+    assert len(found) >= 20
+    return found
+
+
+@pytest.mark.parametrize(("kind", "check", "component", "values"), correct())
+def test_a_correct_part_is_not_accused(
+    kind: str, check: str, component: Component, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """An author must be able to trust a failure: "*" stands for every check of the kind."""
+    checks = [each for each in suite(kind) if check in ("*", each.name)]
+    assert checks
+    options, faults = structure(component.options, values, component.name)
+    assert not faults
+    for each in checks:
+        folder = tmp_path / each.name
+        folder.mkdir()
+        result = run_check(each, Subject(Part(component.name, Offer(kind, component, PLANTED), options), folder))
+        assert result.status != "failed", (each.name, result.message)
