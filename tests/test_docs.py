@@ -114,9 +114,10 @@ def run_line(line: str, folder: Path, env: dict[str, str], site: Path) -> subpro
     line = re.sub(r"train\.steps=\d+", lambda found: f"train.steps={int(found[0].split('=')[1]) // 100 + 2}", line)
     line = line.replace("llmx run recipe.toml", "llmx run recipe.toml train.steps=3 train.micro_batch=128")
     line = re.sub(r"^torchrun ", f"{sys.executable} -m torch.distributed.run ", line)
-    line = re.sub(r"^llmx ", f"{sys.executable} -m llmx ", line)
+    line = re.sub(r"^((?:\w+=\S+ )*)(llmx|pytest) ", rf"\1{sys.executable} -m \2 ", line)
     pip = f"{sys.executable} -m pip install -q --no-deps --no-build-isolation --target {site}"
-    line = re.sub(r"^pip install", pip, line)
+    line = re.sub(r"^pip install( -e)?", pip, line)
+    line = re.sub(r"^pip wheel", f"{sys.executable} -m pip wheel --no-build-isolation", line)
     return subprocess.run(
         line, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False
     )
@@ -135,20 +136,29 @@ def test_the_python_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPa
     assert names["logits_BTV"].shape == (1, 3, 600)  # type: ignore[attr-defined]
 
 
-def test_every_recipe_of_the_cookbook_runs(place: Path) -> None:
-    """By the commands of its page, small."""
-    pages = sorted((ROOT / "cookbook").glob("*/README.md"))
-    assert pages
-    index = (ROOT / "cookbook" / "README.md").read_text(encoding="utf-8")
-    shutil.copytree(ROOT / "cookbook", place / "cookbook")
-    shutil.copy(place / "novel.txt", place / "my.txt")
-    env = {**os.environ, **SMALL}
-    for page in pages:
-        assert f"({page.parent.name}/README.md)" in index
-        text = page.read_text(encoding="utf-8")
-        lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
-        assert any("recipe.toml" in line for line in lines)
-        for line in lines:
-            line = re.sub(r"(recipe\.toml)", r"\1 train.steps=3 train.tokens_per_update=512", line)
-            done = run_line(line, place, env, place / "none")
-            assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+PAGES = sorted((ROOT / "cookbook").glob("*/README.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_every_recipe_of_the_cookbook_runs(page: Path, tmp_path: Path, corpus: Path) -> None:
+    """By the commands of its page, small, in a folder with the cookbook and a text."""
+    assert f"({page.parent.name}/README.md)" in (ROOT / "cookbook" / "README.md").read_text(encoding="utf-8")
+    shutil.copytree(ROOT / "cookbook", tmp_path / "cookbook")
+    shutil.copy(corpus, tmp_path / "my.txt")
+    text = page.read_text(encoding="utf-8")
+    for found in FENCE.finditer(text):
+        if (found["label"] or "").endswith((".toml", ".py")):
+            (tmp_path / found["label"]).write_text(found["body"] + "\n", encoding="utf-8")
+    lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+    assert any("recipe.toml" in line for line in lines)
+    site = tmp_path / "site"
+    env = {**os.environ, **SMALL, "PYTHONPATH": str(site), "COLUMNS": "200"}
+    for line in lines:
+        line = re.sub(r"(recipe\.toml)", r"\1 train.steps=3 train.tokens_per_update=512", line)
+        done = run_line(line, tmp_path, env, site)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def test_there_are_recipes() -> None:
+    """A glob that finds nothing would test nothing."""
+    assert len(PAGES) >= 4

@@ -269,7 +269,7 @@ class _Resolver:
                 f"set data.name (known endings: {readers})"
             )
             return None
-        return offer.component.name
+        return offer.component.name if offer.plugin.distribution == "llmx" else offer.qualified
 
     def _part(self, kind: str, table: Section, path: str) -> Part | None:
         name = table["name"]
