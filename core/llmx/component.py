@@ -16,6 +16,7 @@ from llmx.errors import MissingPackageError, PluginError
 KINDS = (
     "model",
     "tokenizer",
+    "template",
     "dataset",
     "objective",
     "optimizer",

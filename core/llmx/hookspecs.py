@@ -55,8 +55,20 @@ def llmx_tokenizers() -> Iterable[Component]:
 
     The target is a class that keeps the contract of `llmx.protocols.Tokenizer`. `target.build(options, texts)` makes
     a new one, where `texts` iterates over the training documents (never held-out ones) and is read only by a
-    tokenizer that learns from them; equal texts give an equal tokenizer. `target.load(folder)` reads what
+    tokenizer that learns from them; equal texts give an equal tokenizer. An options class with a field
+    `special_tokens: tuple[str, ...]` is given those of the run's chat template. `target.load(folder)` reads what
     `tokenizer.save(folder)` wrote.
+    """
+    return ()
+
+
+@hookspec
+def llmx_templates() -> Iterable[Component]:
+    """Offer chat templates.
+
+    The target is called as `target(options, tokenizer)` and returns a `llmx.protocols.Template`, which writes a list of
+    messages as text with the special tokens of a model family. `tokenizer` is None where the template's special tokens
+    are asked for before one is learned.
     """
     return ()
 
@@ -65,9 +77,9 @@ def llmx_tokenizers() -> Iterable[Component]:
 def llmx_datasets() -> Iterable[Component]:
     """Offer datasets.
 
-    The target is called as `target(options)` and returns a `llmx.protocols.Dataset`: documents that can be iterated
-    again and again in one order, and a fingerprint that changes when they do. It raises `llmx.DataError` for a path
-    that does not exist or cannot be read.
+    The target is called as `target(options)` and returns a `llmx.protocols.Dataset`: documents, plain texts or chats,
+    that can be iterated again and again in one order, and a fingerprint that changes when they do. It raises
+    `llmx.DataError` for a path that does not exist or cannot be read.
     """
     return ()
 

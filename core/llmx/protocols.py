@@ -26,11 +26,53 @@ IGNORE = -100
 
 
 @frozen
+class Message:
+    """One turn of a chat.
+
+    Attributes:
+        role: "system", "user", "assistant" or "tool".
+        loss: whether its tokens are trained on; None leaves that to the recipe (`data.loss_on`, `data.loss_turns`).
+        reasoning: what an assistant thought before `content`, without the marks a template puts around it.
+        tool_calls: what an assistant called: `{"name": str, "arguments": mapping}` each.
+    """
+
+    role: str
+    content: str
+    loss: bool | None = None
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+
+
+@frozen
 class Document:
-    """One text of a corpus and where it came from (`corpus.jsonl:17`)."""
+    """One text or one chat of a corpus, and where it came from (`corpus.jsonl:17`).
+
+    Attributes:
+        text: plain text; empty for a chat.
+        messages: the turns of a chat, in order; empty for plain text.
+        tools: JSON schemas of the functions an assistant may call.
+        rejected: for a preference pair, the turns that are worse than those at the end of `messages` they stand for.
+    """
 
     text: str
     origin: str
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    rejected: tuple[Message, ...] = ()
+
+
+@frozen
+class Piece:
+    """A part of a chat as a template spells it.
+
+    Attributes:
+        text: in a piece of markup the special tokens it names are made; in one of content never.
+        trained: whether the piece is what the model is to say: the content of an assistant's turn and its end.
+    """
+
+    text: str
+    markup: bool
+    trained: bool = False
 
 
 @frozen(eq=False)
@@ -138,12 +180,48 @@ class Adapter(Protocol):
         ...
 
 
+class Template(Protocol):
+    """How a chat is written as one text; what trained a model is what it is served with."""
+
+    specials: Sequence[str]
+    """Special tokens of its markup; a tokenizer that is learned for the run gets them."""
+    stop: Sequence[str]
+    """Special tokens that end the assistant's turn, the one that is trained first."""
+
+    def pieces(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, generate: bool = False
+    ) -> list[Piece]:
+        """Return the chat in order.
+
+        Args:
+            generate: end where the assistant begins to speak, after the markup that opens its turn.
+
+        A chat that ends with an assistant's turn begins with the pieces of `generate` for the turns before that one.
+
+        Raises:
+            DataError: it cannot write these messages; the message says why.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write `chat_template.jinja` into a model folder, for transformers and vLLM."""
+        ...
+
+
 class Tokenizer(Protocol):
     """Text to ids and back."""
 
     vocab_size: int
     bos_id: int | None
     eos_id: int | None
+
+    def special_id(self, token: str) -> int | None:
+        """Return the id of a special token, None if there is none of that name."""
+        ...
+
+    def encode_markup(self, text: str) -> list[int]:
+        """Return the ids of `text`, in which special tokens are made where they are named."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text` alone; a special token is never made from text."""

@@ -71,6 +71,14 @@ class DataOptions:
         default=None, validator=validators.optional(validators.ge(2)), metadata={"unit": "tokens"}
     )
     """Tokens in a row of a batch. Unset: the context length of the model."""
+    packing: Literal["auto", "stream", "best-fit", "none"] = "auto"
+    """How documents become rows. "stream" cuts one long sequence of all documents into rows and wastes nothing;
+    "best-fit" puts whole documents together, cut only where one is longer than a row; "none" gives each document a row
+    of its own, padded. Documents never see each other. "auto" streams plain text and fits chats."""
+    loss_on: tuple[str, ...] = ("assistant",)
+    """Roles of a chat whose turns are trained on; a message's own flag goes before. Plain text is trained on whole."""
+    loss_turns: Literal["all", "last"] = "all"
+    """Which turns of those roles: all, or the last one of each chat."""
 
 
 @frozen
