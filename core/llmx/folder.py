@@ -33,7 +33,7 @@ def is_run(folder: Path) -> bool:
 
 def free_folder(recipe: Recipe) -> Path:
     """Return a folder under `runs/` that does not exist yet, named after the model and the data."""
-    stem = f"{recipe.model.name}-{recipe.dataset.name}".replace(":", "-")
+    stem = f"{recipe.model.name}-{recipe.corpus}".replace(":", "-")
     path, number = Path("runs") / stem, 1
     while path.exists():
         number += 1

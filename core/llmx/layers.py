@@ -16,16 +16,16 @@ from llmx.errors import RecipeError
 LISTS = ("adapter", "sampler", "logger", "callback")
 """Sections that hold several parts in order, each addressed by its name: `logger.wandb.project`."""
 
-NAMED = ("model", "tokenizer", "data", "objective", "optimizer", "scheduler")
+NAMED = ("model", "tokenizer", "template", "data", "objective", "optimizer", "scheduler")
 """Sections that hold one part: `model = "tinyllm"` is short for `model.name = "tinyllm"`."""
 
-DATA_KEYS = ("held_out", "sequence_length")
+DATA_KEYS = ("held_out", "sequence_length", "packing", "loss_on", "loss_turns")
 """Keys of the section `data` that are the core's and not the dataset's (the fields of `llmx.sections.DataOptions`)."""
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w:-]+)*=", re.ASCII)
 VARIABLE = re.compile(r"LLMX_([A-Z]+)__([A-Z0-9_]+)")
 NEAR_VARIABLE = re.compile(
-    r"LLMX_(TRAIN|EVAL|CHECKPOINT|GENERATE|DATA|MODEL|TOKENIZER|OPTIMIZER|SCHEDULER)_([A-Z0-9_]+)"
+    r"LLMX_(TRAIN|EVAL|CHECKPOINT|GENERATE|DATA|MODEL|TOKENIZER|TEMPLATE|OPTIMIZER|SCHEDULER)_([A-Z0-9_]+)"
 )
 
 
@@ -68,8 +68,11 @@ def merge(layers: Iterable[Layer]) -> Table:
                 merged[section] = _merge_list(merged.get(section), value, layer.origin, section)
             elif section in NAMED:
                 values = _table_of(value, layer.origin, section)
+                before = merged.get(section, Table())
+                if section == "data":
+                    before = _other_data(before, values)
                 keep = DATA_KEYS if section == "data" else ()
-                merged[section] = _merge_part(merged.get(section, Table()), values, layer.origin, keep)
+                merged[section] = _merge_part(before, values, layer.origin, keep)
             elif isinstance(value, Mapping):
                 merged[section] = _merge_table(merged.get(section, Table()), value, layer.origin, section)
             else:
@@ -98,6 +101,15 @@ def _table_of(value: Any, origin: str, section: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     raise RecipeError(f"{origin}: {section} must be a name or a table, not {value!r}")
+
+
+def _other_data(before: Table, values: Mapping[str, Any]) -> Table:
+    """Return a data table without what a later layer replaces: one corpus by a list of sources, or the other way."""
+    if "sources" in values:
+        return Table({key: leaf for key, leaf in before.items() if key in DATA_KEYS})
+    if "name" in values or "path" in values:
+        return Table({key: leaf for key, leaf in before.items() if key != "sources"})
+    return before
 
 
 def _merge_part(before: Table, values: Mapping[str, Any], origin: str, keep: tuple[str, ...]) -> Table:

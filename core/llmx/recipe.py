@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import shlex
 from collections.abc import Mapping
-from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any
 
-from attrs import field, fields_dict, frozen
+from attrs import field, frozen
 
 from llmx.catalogue import read_catalogue
-from llmx.errors import LlmxError, MissingPackageError, PluginError, RecipeError, place_of
-from llmx.layers import DATA_KEYS, LISTS, Layer, Leaf, Section, Table, merge
-from llmx.options import Fault, structure, unstructure
+from llmx.errors import LlmxError, MissingPackageError, PluginError, place_of
+from llmx.layers import LISTS, Layer, merge
+from llmx.options import unstructure
 from llmx.registry import Offer, Registry
 from llmx.sections import (
     CORE_SECTIONS,
@@ -24,9 +21,6 @@ from llmx.sections import (
     PluginsOptions,
     TrainOptions,
 )
-
-Options = TypeVar("Options")
-
 
 @frozen
 class Part:
@@ -92,9 +86,24 @@ class Part:
         return built
 
 
+@frozen
+class Source:
+    """One corpus of a run.
+
+    Attributes:
+        label: what it is called where its figures are told apart from those of others.
+        weight: its share of the training rows, relative to those of the other sources.
+    """
+
+    label: str
+    weight: float
+    part: Part
+
+
 DEFAULT_NAMES: dict[str, Any] = {
     "model": "tinyllm",
     "tokenizer": "sentencepiece",
+    "template": "chatml",
     "objective": "causal-lm",
     "optimizer": "adamw",
     "scheduler": "linear",
@@ -112,7 +121,9 @@ class Recipe:
 
     model: Part
     tokenizer: Part
-    dataset: Part
+    template: Part
+    """How chats are written; plain text needs none."""
+    sources: tuple[Source, ...]
     objective: Part
     optimizer: Part
     scheduler: Part
@@ -138,8 +149,10 @@ class Recipe:
             RecipeError: with one line for every fault there is.
             PluginError: a part that is named belongs to a plugin that is broken or not installed.
         """
+        from llmx.resolve import Resolver
+
         merged = merge([Layer("default", DEFAULT_NAMES), *layers])
-        return _Resolver(merged, registry or Registry()).recipe()
+        return Resolver(merged, registry or Registry()).recipe()
 
     @property
     def parts(self) -> list[tuple[str, Part]]:
@@ -147,7 +160,8 @@ class Recipe:
         single = [
             ("model", self.model),
             ("tokenizer", self.tokenizer),
-            ("data", self.dataset),
+            ("template", self.template),
+            *(("data", source.part) for source in self.sources),
             ("objective", self.objective),
             ("optimizer", self.optimizer),
             ("scheduler", self.scheduler),
@@ -160,6 +174,11 @@ class Recipe:
         }
         return single + [(section, part) for section, parts in several.items() for part in parts]
 
+    @property
+    def corpus(self) -> str:
+        """The names of all sources in one word."""
+        return "+".join(source.label for source in self.sources)
+
     def to_plain(self) -> dict[str, Any]:
         """Return all values, defaults too, as nested plain values that read back as an equal recipe."""
         plain: dict[str, Any] = {}
@@ -169,6 +188,8 @@ class Recipe:
                 plain.setdefault(section, []).append(values)
             else:
                 plain[section] = values
+        if len(self.sources) > 1:
+            plain["data"] = {"sources": [_plain_source(source) for source in self.sources]}
         plain["data"] |= unstructure(self.data)
         for section in CORE_SECTIONS:
             plain[section] = unstructure(getattr(self, section))
@@ -179,153 +200,6 @@ class Recipe:
         return {"hooks": list(self.hooks), **plain}
 
 
-class _Resolver:
-    """Turns merged tables into a recipe and collects every fault on the way."""
-
-    def __init__(self, merged: Table, registry: Registry) -> None:
-        self.merged = merged
-        self.registry = registry
-        self.faults: list[str] = []
-        self.origins: dict[str, str] = {}
-
-    def recipe(self) -> Recipe:
-        known = [*DEFAULT_NAMES, "data", *CORE_SECTIONS, "hooks"]
-        for name, value in self.merged.items():
-            if name not in known:
-                self._unknown_section(name, value, known)
-        core: dict[str, Any] = {n: self._options(cls, self._table(n), n) for n, cls in CORE_SECTIONS.items()}
-        self._require(core["plugins"])  # first: a part that is not installed has its reason there
-        parts = {name: self._section(name) for name in DEFAULT_NAMES}
-        dataset, data = self._data()
-        hooks = self._hooks()
-        if self.faults:
-            raise RecipeError(*self.faults)
-        several = {f"{name}s": parts.pop(name) for name in LISTS}
-        return Recipe(**parts, **several, **core, dataset=dataset, data=data, hooks=hooks, origins=self.origins)
-
-    def _require(self, plugins: PluginsOptions | None) -> None:
-        """Check that what the recipe requires is installed.
-
-        Raises:
-            PluginError: with one line for each that is not.
-        """
-        from packaging.requirements import InvalidRequirement
-
-        from llmx.requirements import unmet
-
-        origin, lines = self.origins.get("plugins.require", "recipe"), []
-        for each in plugins.require if plugins else ():
-            try:
-                lack = unmet(each)
-            except InvalidRequirement as error:
-                self.faults.append(f"{origin}: plugins.require: {str(error).splitlines()[0]}")
-                continue
-            if lack:
-                lines.append(f"{origin}: plugins.require = {each!r}: {lack}: pip install {shlex.quote(each)}")
-        if lines:
-            raise PluginError("\n".join(lines))
-
-    def _section(self, name: str) -> Any:
-        if name in LISTS:
-            return tuple(self._part(name, table, f"{name}.{table['name'].value}") for table in self.merged[name])
-        return self._part(name, self._table(name), name)
-
-    def _data(self) -> tuple[Any, Any]:
-        table = dict(self._table("data"))
-        own = {key: table.pop(key) for key in DATA_KEYS if key in table}
-        if "name" not in table:
-            chosen = self._dataset_name(table.get("path"))
-            if chosen is None:
-                return None, None
-            table["name"] = Leaf(chosen, "default")
-        elif "path" in table and not table["name"].origin.startswith((table["path"].origin, "--data", "data.name")):
-            self._check_reader(table["name"], table["path"])
-        return self._part("dataset", table, "data"), self._options(DataOptions, own, "data")
-
-    def _reader(self, path: Leaf) -> Offer | None:
-        """Return the dataset that reads files with the ending of a path."""
-        suffix = PurePath(str(path.value)).suffix.lower()
-        return self.registry.handling("dataset", suffix) if suffix else None
-
-    def _check_reader(self, name: Leaf, path: Leaf) -> None:
-        """Note a fault where a path given later than the dataset's name ends in what another dataset reads."""
-        reader = self._reader(path)
-        if reader is not None and str(name.value).rpartition(":")[2] != reader.component.name:
-            self.faults.append(
-                f"{path.origin}: data.path ends in what {reader.component.name} reads, but data.name = {name.value!r} "
-                f"({name.origin}): give data.name as well"
-            )
-
-    def _dataset_name(self, path: Any) -> str | None:
-        if path is None:
-            return DEFAULT_DATASET
-        text = str(path.value)
-        offer = self._reader(path)
-        if offer is None:
-            components = [offer.component for offer in self.registry.offers("dataset")]
-            readers = ", ".join(f"{suffix} ({each.name})" for each in components for suffix in each.handles)
-            self.faults.append(
-                f"{path.origin}: data.path = {text!r}: no dataset is chosen by this ending; "
-                f"set data.name (known endings: {readers})"
-            )
-            return None
-        return offer.component.name if offer.plugin.distribution == "llmx" else offer.qualified
-
-    def _part(self, kind: str, table: Section, path: str) -> Part | None:
-        name = table["name"]
-        if not isinstance(name.value, str):
-            self.faults.append(f"{name.origin}: {path}.name must be a str: {name.value!r}")
-            return None
-        # a default is llmx's own part, whatever else is installed; a bare name that a user wrote must be clear
-        wanted = f"llmx:{name.value}" if name.origin == "default" and ":" not in name.value else name.value
-        try:
-            offer = self.registry.find(kind, wanted, f"{name.origin}: {path}.name")
-        except RecipeError as error:
-            self.faults.extend(error.faults)
-            return None
-        self._note(path, "name", name)
-        given = {key: leaf for key, leaf in table.items() if key != "name"}
-        options = self._options(offer.component.options, given, path)
-        return None if options is None else Part(name.value, offer, options)
-
-    def _options(self, cls: type[Options], table: Section, path: str) -> Options | None:
-        for key, leaf in table.items():
-            self._note(path, key, leaf)
-        options, faults = structure(cls, {key: leaf.value for key, leaf in table.items()}, path)
-        self.faults.extend(self._line(fault) for fault in faults)
-        return options  # type: ignore[no-any-return]
-
-    def _note(self, path: str, key: str, leaf: Leaf) -> None:
-        if leaf.origin != "default":
-            self.origins[f"{path}.{key}"] = leaf.origin
-
-    def _line(self, fault: Fault) -> str:
-        origin = self.origins.get(fault.path, "recipe")
-        given = f" = {fault.value!r}" if fault.value is not None and "no such" in fault.message else ""
-        return f"{origin}: {fault.path}{given}: {fault.message}"
-
-    def _table(self, name: str) -> Table:
-        value = self.merged.get(name, Table())
-        if isinstance(value, Table):
-            return value
-        origin = value.origin if isinstance(value, Leaf) else "recipe"
-        self.faults.append(f"{origin}: {name} must be a table of options")
-        return Table()
-
-    def _hooks(self) -> tuple[str, ...]:
-        leaf = self.merged.get("hooks", Leaf([], "default"))
-        paths = leaf.value if isinstance(leaf, Leaf) else None
-        if isinstance(paths, list) and all(isinstance(path, str) for path in paths):
-            return tuple(paths)
-        self.faults.append("hooks must be a list of paths to Python files")
-        return ()
-
-    def _unknown_section(self, name: str, value: Any, known: list[str]) -> None:
-        leaves = value if isinstance(value, list) else [value]
-        first = leaves[0] if leaves else None
-        while isinstance(first, Table):
-            first = next(iter(first.values()), None)
-        origin = first.origin if isinstance(first, Leaf) else "recipe"
-        homes = [f"{section}.{name}" for section, cls in CORE_SECTIONS.items() if name in fields_dict(cls)]
-        near = homes or difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
-        self.faults.append(f"{origin}: {name}: no such section; nearest: {', '.join(near)}")
+def _plain_source(source: Source) -> dict[str, Any]:
+    named = {"label": source.label, "weight": source.weight, "name": source.part.name}
+    return {**named, **unstructure(source.part.options)}

@@ -82,6 +82,16 @@ class DataOptions:
 
 
 @frozen
+class SourceOptions:
+    """What the core takes of a table in `data.sources`; its other keys are those of its dataset."""
+
+    label: str | None = None
+    """What the source is called in figures. Unset: the stem of its path, or the name of its dataset."""
+    weight: float = field(default=1.0, validator=positive_float)
+    """Share of the training rows, relative to the weights of the other sources; each goes through its own epochs."""
+
+
+@frozen
 class GenerateOptions:
     """What is generated at the end of a run, and the defaults of `llmx generate`."""
 

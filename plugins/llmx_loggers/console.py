@@ -121,7 +121,7 @@ def header(run: Run) -> str:
     sizes, names = run.sizes, run.recipe
     return (
         f"{names.model.name}: {count:,} parameters, {run.tokenizer.vocab_size:,} tokens in the vocabulary\n"
-        f"{names.dataset.name}: {run.train_rows.store.tokens:,} training tokens, "
+        f"{names.corpus}: {run.train_rows.tokens:,} training tokens, "
         f"{run.held_out.tokens if run.held_out else 0:,} held out\n"
         f"{names.optimizer.name}, {names.scheduler.name}: {sizes.steps} steps of {sizes.rows} x "
         f"{sizes.sequence_length} tokens ({run.train_rows.epoch(sizes.steps * sizes.rows):.1f} epochs), "

@@ -15,6 +15,8 @@ from llmx.cli.lazy import LazyGroup
 COMMANDS = {
     "run": "Train a model from a recipe, names and overrides.",
     "generate": "Continue a text with a trained model.",
+    "data": "Look at, prepare and clean a corpus.",
+    "tokenizer": "Learn a tokenizer, or look at one.",
     "report": "Write a page that shows and compares runs.",
     "plugins": "List, install, check and write plugins.",
     "describe": "Show the options of a part.",
