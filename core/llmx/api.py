@@ -142,7 +142,8 @@ def require_locked(source: Source, recipe: Recipe) -> None:
 def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bool) -> Run:
     """Assemble a resolved recipe and train it in `folder`."""
     from llmx import folder as folders
-    from llmx.assembly import assemble, data_facts
+    from llmx.assembly import assemble
+    from llmx.corpora import data_facts
     from llmx.train import checkpoint
     from llmx.train.device import choose_device, choose_precision
     from llmx.train.export import export
@@ -174,8 +175,8 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     if resumed and world.main:
         folders.rewrite_recipe(target, recipe)
     elif world.main:
-        facts = {"id": run.id, **data_facts(run.tokens_folder), "device": str(run.device)}
-        folders.create(target, recipe, run.tokenizer, facts)
+        facts = {"id": run.id, **data_facts(run.tokens_folders), "device": str(run.device)}
+        folders.create(target, recipe, run.tokenizer, run.template, facts)
     world.wait()
     try:
         trainer.train()

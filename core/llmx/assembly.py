@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
 import random
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import define, field, frozen
 
-from llmx import pretrained
-from llmx.data.batches import TrainingRows, stream_seed
-from llmx.data.prepare import cached_tokens, prepare, training_texts
-from llmx.data.split import Split
-from llmx.data.store import TokenStore, read_manifest, verify
-from llmx.errors import CheckpointError, DataError, RecipeError
+from llmx.corpora import new_corpora, resumed_corpora
+from llmx.data.batches import stream_seed
+from llmx.data.mixing import MixedRows
+from llmx.data.rows import HeldOut, Rows, rows_of
+from llmx.data.store import TokenStore
+from llmx.errors import RecipeError
 from llmx.generate.decode import prompt_ids
 from llmx.generate.language_model import LanguageModel
 from llmx.generate.prompts import held_out_prompts
 from llmx.lock import read_lock
-from llmx.progress import progress
-from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Tokenizer
+from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Template, Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
 from llmx.train.adapt import adapt
@@ -64,8 +59,10 @@ class Run:
         folder: the run folder.
         adapters: what changed the model, in order; undone from the last to the first when it is exported.
         world: the ranks of the run.
+        template: how chats are written; None where no source holds chats.
+        tokens_folders: the token store of each source.
         train_rows: the training rows in their order.
-        held_out: the held-out tokens, or None when the recipe keeps none.
+        held_out: the held-out rows, or None when the recipe keeps none.
         schedule: factor on the peak learning rates at each update.
         precision: "fp32", "bf16" or "fp16", as chosen for the device.
         stop_reason: set by `stop`; the run ends after the step at hand.
@@ -78,9 +75,10 @@ class Run:
     device: torch.device
     precision: str
     tokenizer: Tokenizer
-    tokens_folder: Path
-    train_rows: TrainingRows
-    held_out: TokenStore | None
+    template: Template | None
+    tokens_folders: list[Path]
+    train_rows: Rows
+    held_out: HeldOut | None
     sizes: Sizes
     model: Model
     adapters: list[Adapter]
@@ -154,13 +152,13 @@ def assemble(
     precision = choose_precision(recipe.train.precision, device)
     world = world or World()
     with world.main_first():
-        tokenizer, tokens_folder = _resumed_tokens(recipe, registry, folder) if resumed else _new_tokens(recipe)
+        corpora = resumed_corpora(recipe, registry, folder) if resumed else new_corpora(recipe)
+    tokenizer = corpora.tokenizer
     model, adapters = build_model(recipe, tokenizer.vocab_size, device)
     length = sequence_length(recipe, model)
-    held_out = TokenStore(tokens_folder, "val") if recipe.data.held_out else None
-    if held_out is not None and held_out.predicted < 1:
-        raise DataError("data: no held-out token can be predicted: give more text, or set data.held_out to 0")
-    train_rows = TrainingRows(TokenStore(tokens_folder, "train"), length, recipe.train.seed)
+    stores = [TokenStore(each, "val") for each in corpora.folders]
+    held_out = HeldOut(stores, recipe.data.packing, length) if recipe.data.held_out else None
+    train_rows = training_rows(recipe, corpora.folders, length)
     sizes = choose_sizes(recipe, length, train_rows.rows_per_epoch, world.size)
     run = Run(
         id=read_lock(folder).get("id", folder.name) if resumed else world.from_main(uuid.uuid4().hex[:12]),
@@ -170,7 +168,8 @@ def assemble(
         device=device,
         precision=precision,
         tokenizer=tokenizer,
-        tokens_folder=tokens_folder,
+        template=corpora.template,
+        tokens_folders=corpora.folders,
         train_rows=train_rows,
         held_out=held_out,
         sizes=sizes,
@@ -193,53 +192,18 @@ def assemble(
     return run
 
 
-def _new_tokens(recipe: Recipe) -> tuple[Tokenizer, Path]:
-    """Make the recipe's tokenizer, from the training texts if it learns from texts, and encode the corpus."""
-    dataset, split = recipe.dataset.build(), Split(recipe.data.held_out)
-    with progress("Reading the corpus for the tokenizer", "texts") as report:
-        texts = (text for _, text in zip(_count(report), training_texts(dataset, split), strict=False))
-        tokenizer: Tokenizer = recipe.tokenizer.call(recipe.tokenizer.load().build, texts)
-    with tempfile.TemporaryDirectory() as scratch:
-        pretrained.save_tokenizer(Path(scratch), tokenizer, recipe.tokenizer.name)
-        digest = pretrained.tokenizer_hash(pretrained.tokenizer_files(Path(scratch)))
-    return tokenizer, prepare(dataset, split, tokenizer, digest)
-
-
-def _count(report: Callable[[int], None]) -> Iterator[int]:
-    for number in itertools.count():
-        report(number)
-        yield number
-
-
-def _resumed_tokens(recipe: Recipe, registry: Registry, folder: Path) -> tuple[Tokenizer, Path]:
-    """Load the run's tokenizer and find its tokens: in the cache, or prepared again from the same corpus.
+def training_rows(recipe: Recipe, folders: Sequence[Path], length: int) -> Rows:
+    """Return the training rows of all sources, mixed by their weights.
 
     Raises:
-        CheckpointError: the corpus is not the one the run began with.
+        DataError: a source has no row.
     """
-    tokenizer = pretrained.load_tokenizer(folder / "tokenizer", registry)
-    lock = read_lock(folder)
-    found = cached_tokens(lock["data"])
-    if found.exists():
-        verify(found)
-    else:
-        digest = pretrained.read_json(folder / "tokenizer" / pretrained.LLMX)["tokenizer_sha256"]
-        dataset = recipe.dataset.build()
-        found = prepare(dataset, Split(recipe.data.held_out), tokenizer, digest)
-    if data_facts(found)["data_sha256"] != lock["data_sha256"]:
-        raise CheckpointError(f"{folder}: the data changed since the run began, so it cannot go on; start a new run")
-    return tokenizer, found
-
-
-def data_facts(tokens_folder: Path) -> dict[str, str]:
-    """Return what `lock.json` says of the data: the key in the cache, and one hash over the tokens themselves."""
-    manifest = read_manifest(tokens_folder)
-    tokens = json.dumps(manifest["splits"], sort_keys=True).encode()
-    return {
-        "data": tokens_folder.name,
-        "data_sha256": hashlib.sha256(tokens).hexdigest(),
-        "tokenizer_sha256": manifest["tokenizer"],
-    }
+    stores = [TokenStore(folder, "train") for folder in folders]
+    rows = [rows_of(store, recipe.data.packing, length, recipe.train.seed) for store in stores]
+    if len(rows) == 1:
+        return rows[0]
+    weighted = [(each, source.weight) for each, source in zip(rows, recipe.sources, strict=True)]
+    return MixedRows(weighted, recipe.train.seed)
 
 
 def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> tuple[Model, list[Adapter]]:

@@ -18,7 +18,7 @@ from llmx.errors import RecipeError
 from llmx.files import fsync, fsync_folder, temporary_beside, write_atomically
 from llmx.layers import file_layers
 from llmx.lock import LOCK, made_with
-from llmx.protocols import Tokenizer
+from llmx.protocols import Template, Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
 from llmx.toml import dumps
@@ -90,10 +90,13 @@ def differences(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, 
         yield path, before, after
 
 
-def create(folder: Path, recipe: Recipe, tokenizer: Tokenizer, facts: Mapping[str, Any]) -> None:
+def create(
+    folder: Path, recipe: Recipe, tokenizer: Tokenizer, template: Template | None, facts: Mapping[str, Any]
+) -> None:
     """Write a new run folder in one step.
 
     Args:
+        template: how the run's chats are written, if it has any.
         facts: what `lock.json` says besides versions: the data and the device.
     """
     require_new(folder)  # another process may have taken it while this one prepared its data
@@ -102,7 +105,8 @@ def create(folder: Path, recipe: Recipe, tokenizer: Tokenizer, facts: Mapping[st
     try:
         (temporary / RECIPE).write_text(dumps(recipe.to_plain()), encoding="utf-8")
         (temporary / "tokenizer").mkdir()
-        pretrained.save_tokenizer(temporary / "tokenizer", tokenizer, recipe.tokenizer.name)
+        named = None if template is None else (recipe.template, template)
+        pretrained.save_tokenizer(temporary / "tokenizer", tokenizer, recipe.tokenizer.name, named)
         fsync_folder(temporary / "tokenizer")
         lock = json.dumps({**made_with(recipe), **facts}, indent=1)
         (temporary / LOCK).write_text(lock + "\n", encoding="utf-8")

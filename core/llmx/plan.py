@@ -10,9 +10,12 @@ import torch
 from attrs import frozen
 
 from llmx.assembly import choose_sizes, sequence_length
-from llmx.data.prepare import encode_document, training_texts
+from llmx.corpora import make_reading
+from llmx.data.encode import Encoder
+from llmx.data.prepare import texts_of
 from llmx.data.split import Split
 from llmx.errors import DataError, PluginError
+from llmx.protocols import Dataset, Document
 from llmx.recipe import Recipe
 from llmx.train.adapt import adapt
 from llmx.train.device import DTYPES, choose_device, choose_precision
@@ -71,9 +74,9 @@ def make_plan(recipe: Recipe) -> Plan:
     """
     device = choose_device(recipe.train.device)
     precision = choose_precision(recipe.train.precision, device)
-    dataset, split = recipe.dataset.build(), Split(recipe.data.held_out)
-    tokenizer = recipe.tokenizer.call(recipe.tokenizer.load().build, training_texts(dataset, split))
-    training_tokens = _count_tokens(training_texts(dataset, split), tokenizer)
+    made = make_reading(recipe)
+    tokenizer = made.tokenizer
+    training_tokens = sum(_count_tokens(each, made.split, made.encoder) for each in made.datasets.values())
     with torch.device("meta"):
         model, _ = adapt(recipe, recipe.model.build(vocab_size=tokenizer.vocab_size))
         optimizer = recipe.optimizer.build(model)
@@ -103,16 +106,18 @@ def make_plan(recipe: Recipe) -> Plan:
     )
 
 
-def _count_tokens(texts: Any, tokenizer: Any) -> int:
-    """Return the tokens of all texts, encoding the first of them and scaling by characters."""
-    sample, size = [], 0
-    for text in texts:
-        sample.append(text)
-        size += len(text)
+def _count_tokens(dataset: Dataset, split: Split, encoder: Encoder) -> int:
+    """Return the training tokens of a source, encoding its first documents and scaling by characters."""
+    documents = (document for name, document in split(dataset) if name == "train")
+    sample: list[Document] = []
+    size = 0
+    for document in documents:
+        sample.append(document)
+        size += sum(map(len, texts_of(document)))
         if size >= SAMPLE_CHARS:
             break
-    encoded = sum(len(encode_document(tokenizer, ids)) for ids in tokenizer.encode_batch(sample))
-    rest = sum(len(text) for text in texts)
+    encoded = sum(len(each.ids) for each in encoder(sample))
+    rest = sum(len(text) for document in documents for text in texts_of(document))
     return round(encoded * (size + rest) / size) if size else 0
 
 

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from llmx.errors import CheckpointError
+from llmx.errors import CheckpointError, RecipeError
 from llmx.files import fsync, fsync_folder, temporary_beside
-from llmx.protocols import Model, Tokenizer
+from llmx.options import structure, unstructure
+from llmx.protocols import Model, Template, Tokenizer
+from llmx.recipe import Part
 from llmx.registry import Offer, Registry
 
 if TYPE_CHECKING:
@@ -78,10 +80,21 @@ def replace_folder(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def save_tokenizer(folder: Path, tokenizer: Tokenizer, name: str) -> None:
-    """Write a tokenizer's files into an existing folder, with the name and the hash that load it back."""
+def save_tokenizer(
+    folder: Path, tokenizer: Tokenizer, name: str, template: tuple[Part, Template] | None = None
+) -> None:
+    """Write a tokenizer's files into an existing folder, with the name and the hash that load it back.
+
+    Args:
+        template: what the model's chats are written with, if it has any; it is told in `llmx.json` too.
+    """
     tokenizer.save(folder)
-    _write_json(folder / LLMX, {"tokenizer": name, "tokenizer_sha256": tokenizer_hash(tokenizer_files(folder))})
+    facts: dict[str, Any] = {"tokenizer": name}
+    if template is not None:
+        part, built = template
+        built.save(folder)
+        facts |= {"template": part.name, "template_options": unstructure(part.options)}
+    _write_json(folder / LLMX, {**facts, "tokenizer_sha256": tokenizer_hash(tokenizer_files(folder))})
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -181,6 +194,23 @@ def load_tokenizer(folder: Path, registry: Registry) -> Tokenizer:
             raise CheckpointError(f"{folder}: the tokenizer's files are not those the model was trained with")
     tokenizer: Tokenizer = registry.find("tokenizer", name, where).component.load().load(folder)
     return tokenizer
+
+
+def load_template(folder: Path, registry: Registry, tokenizer: Tokenizer) -> Template | None:
+    """Return the template that a model's chats were written with; None for one that was trained on plain text.
+
+    Raises:
+        RecipeError: its options are not those of the component.
+    """
+    facts = read_json(folder / LLMX) if (folder / LLMX).exists() else {}
+    if "template" not in facts:
+        return None
+    offer = registry.find("template", str(facts["template"]), f"{folder / LLMX}: template")
+    options, faults = structure(offer.component.options, facts.get("template_options", {}), "template_options")
+    if faults:
+        raise RecipeError(*(f"{folder / LLMX}: {fault.path}: {fault.message}" for fault in faults))
+    template: Template = Part(offer.qualified, offer, options).build(tokenizer)
+    return template
 
 
 def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -67,12 +67,15 @@ class Piece:
 
     Attributes:
         text: in a piece of markup the special tokens it names are made; in one of content never.
-        trained: whether the piece is what the model is to say: the content of an assistant's turn and its end.
+        trained: whether the piece is what a turn says, its content and its end, so that it may be trained on. A turn
+            of an assistant that is spelled otherwise once others follow it has no such piece.
+        turn: number of the message that the piece spells; None for what belongs to none.
     """
 
     text: str
     markup: bool
     trained: bool = False
+    turn: int | None = None
 
 
 @frozen(eq=False)
@@ -209,7 +212,11 @@ class Template(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back."""
+    """Text to ids and back.
+
+    One that is fast may have `encode_arrays(texts) -> list[numpy.ndarray]` besides: the ids of `encode_batch`, as int32
+    and without a list of Python's for each. It is used where it is there.
+    """
 
     vocab_size: int
     bos_id: int | None

@@ -19,7 +19,8 @@ from pathlib import Path
 from llmx.errors import DataError
 from llmx.protocols import Document
 from llmx_datasets import LimitOptions
-from llmx_datasets.files import fingerprint, plain_errors
+from llmx_datasets.files import fingerprint
+from llmx_datasets.places import plain_errors
 
 LEAST_BYTES = 100_000
 """Less than this is a Python without its docstrings."""
@@ -93,7 +94,7 @@ def _origin(path: Path) -> str:
 
 def docstrings(path: Path) -> str:
     """Return a module's docstrings in the order of its source, with a blank line between two."""
-    with plain_errors(path), warnings.catch_warnings():
+    with plain_errors(str(path)), warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)  # invalid escapes, up to Python 3.11
         try:

@@ -71,9 +71,8 @@ class HfTokenizer(FastTokenizer):
         if any(key not in self._config or _content(self._config[key]) != token for key, token in named.items()):
             write_json(folder / CONFIG, {"tokenizer_class": GENERIC, **self._config, **named})
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return `encode` of each text; the library uses every core."""
-        many = super().encode_batch(texts)
+    def _library(self, texts: Sequence[str]) -> list[list[int]]:
+        many = super()._library(texts)
         return [self._without_specials(text, ids) for text, ids in zip(texts, many, strict=True)]
 
     def _without_specials(self, text: str, ids: list[int]) -> list[int]:
@@ -84,7 +83,7 @@ class HfTokenizer(FastTokenizer):
         if not cuts:
             return ids  # the unknown token, which is special and rightly made
         parts = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        return [id_ for part in super().encode_batch(parts) for id_ in part]
+        return [id_ for part in super()._library(parts) for id_ in part]
 
 
 def _after_first_character(token: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -13,13 +13,12 @@ import sentencepiece
 
 from llmx.errors import DataError
 from llmx_tokenizers import SPECIALS, SentencePieceOptions
-from llmx_tokenizers.fast import write_config
-from llmx_tokenizers.pieces import write_fast
+from llmx_tokenizers.fast import specials_of, write_config
+from llmx_tokenizers.pieces import SPACE, quick_of, specials_in, write_fast
+from llmx_tokenizers.quick import Choice, Ids, arrays, threads
+from llmx_tokenizers.sampling import sample
 
 MODEL = "tokenizer.model"
-SPACE = "\u2581"
-"""What sentencepiece writes for a space. A text that holds it is encoded around it and the sign itself in bytes, which
-decode to it and not to a space."""
 NOT_LEARNED = re.compile("[\n\0\u2581\u2585]")
 """The line end has its own piece; the others mean something to the trainer, which leaves out lines that hold them."""
 LINE = 1000
@@ -54,6 +53,11 @@ class SentencePieceTokenizer:
         self.vocab_size: int = self._processor.vocab_size()
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
+        names = specials_in(self._processor)
+        self._specials = {name: self._processor.piece_to_id(name) for name in names}
+        longest_first = sorted(names, key=len, reverse=True)
+        self._named = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        self._choose = Choice(partial(quick_of, self._processor, self._library), self._library)
 
     @classmethod
     def build(cls, options: SentencePieceOptions, texts: Iterable[str]) -> Self:
@@ -62,7 +66,7 @@ class SentencePieceTokenizer:
         Raises:
             DataError: the texts are too few for `vocab_size`, or their characters too many.
         """
-        lines = sample(texts, options.sample_bytes)
+        lines = sample(_lines(texts), options.sample_bytes)
         if not lines:
             raise DataError("tokenizer: there is no text to learn from; give more in data.path")
         return cls(train(options, lines))
@@ -76,10 +80,15 @@ class SentencePieceTokenizer:
         """Write tokenizer.model, and tokenizer.json and tokenizer_config.json for transformers."""
         (folder / MODEL).write_bytes(self._model)
         write_fast(folder, self._processor)
-        write_config(folder)
+        write_config(folder, list(self._specials))
+
+    def special_id(self, token: str) -> int | None:
+        """Return the id of a special token, None if there is none of that name."""
+        return self._specials.get(token)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text` alone; a special token is never made from text."""
+        # a text with sentencepiece's own sign is encoded around it, and the sign in bytes, which decode to it
         first, *others = text.split(SPACE)
         ids: list[int] = self._processor.encode(first)
         for part in others:
@@ -87,31 +96,29 @@ class SentencePieceTokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return `encode` of each text; sentencepiece uses every core."""
-        many = self._processor.encode(list(texts))
-        return [self.encode(text) if SPACE in text else ids for text, ids in zip(texts, many, strict=True)]
+        """Return `encode` of each text, on every core."""
+        quick = self._choose(texts)
+        return self._library(texts) if quick is None else [ids.tolist() for ids in quick(texts)]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
+        """Return `encode` of each text as an array."""
+        quick = self._choose(texts)
+        return arrays(self._library(texts)) if quick is None else quick(texts)
+
+    def encode_markup(self, text: str) -> list[int]:
+        """Return the ids of `text`, in which special tokens are made where they are named."""
+        parts = self._named.split(text)  # the names are every other part
+        found = [[self._specials[part]] if at % 2 else self.encode(part) for at, part in enumerate(parts)]
+        return [id_ for ids in found for id_ in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`; special tokens give nothing, a broken UTF-8 sequence gives U+FFFD."""
         text: str = self._processor.decode(list(ids))
         return text
 
-
-def sample(texts: Iterable[str], most_bytes: int) -> list[str]:
-    """Return lines of at most `most_bytes` in all, drawn evenly over all texts and alike each time."""
-    draw = random.Random(0).random
-    kept: list[tuple[float, str]] = []
-    share, size = 1.0, 0
-    for line in _lines(texts):
-        number = draw()
-        if number < share:
-            kept.append((number, line))
-            size += len(line.encode())
-        while size > most_bytes and kept:
-            share /= 2
-            kept = [each for each in kept if each[0] < share]
-            size = sum(len(line.encode()) for _, line in kept)
-    return [line for _, line in kept]
+    def _library(self, texts: Sequence[str]) -> list[list[int]]:
+        many = self._processor.encode(list(texts), num_threads=threads())
+        return [self.encode(text) if SPACE in text else ids for text, ids in zip(texts, many, strict=True)]
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
@@ -127,6 +134,7 @@ def train(options: SentencePieceOptions, lines: Sequence[str]) -> bytes:
     Raises:
         DataError: sentencepiece cannot make a vocabulary of that size from them; the message says which it can.
     """
+    specials = specials_of(options.special_tokens, options.vocab_size)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -135,6 +143,7 @@ def train(options: SentencePieceOptions, lines: Sequence[str]) -> bytes:
             model_type=options.model_type,
             vocab_size=options.vocab_size,
             character_coverage=options.character_coverage,
+            control_symbols=specials[len(SPECIALS) :],
             **FIXED,
         )
     except RuntimeError as error:

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 from llmx.errors import LlmxError, PluginError, RecipeError
+from llmx.page import script_json
 from llmx.report import read_runs, write_report
 from llmx.report.curves import MOST_POINTS, draw_charts, path_of, short, ticks
 from llmx.report.facts import read_facts, to_json
-from llmx.report.page import render, script_json
+from llmx.report.page import render
 from llmx.report.series import Series, read_metrics, thin
 
 Cli = Any
@@ -522,9 +523,9 @@ def contrast(one: str, other: str) -> float:
 
 def test_colours_can_be_told_from_their_ground() -> None:
     """Text at 4.5, lines at 3, by WCAG 2, in light and in dark."""
-    from llmx.report import files
+    from llmx.page import files
 
-    css = (Path(files.__file__).parent / "page.css").read_text(encoding="utf-8")
+    css = (Path(files.__file__).parent / "base.css").read_text(encoding="utf-8")
     themes = [
         dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r"\{[^{}]*--s0[^{}]*\}", css)
     ]

@@ -28,7 +28,7 @@ def command(runs: tuple[Path, ...], out: Path | None, png: Path | None, as_json:
     llmx report runs/* --json
     """
     from llmx.report.files import default_out, read_runs, write_page
-    from llmx.report.page import encodable
+    from llmx.page import encodable
 
     facts = read_runs(runs)
     written = []

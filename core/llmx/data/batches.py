@@ -1,106 +1,117 @@
-"""Batches whose order is a pure function of (seed, epoch, position): resume is a number, not a state.
+"""Runs of tokens to batches: what each position predicts, and which positions it sees.
 
-Shapes: `B` rows, `T` tokens of a row.
+Shapes: `B` rows, `T` positions of a row, `S` = T + 1 tokens that give a row its inputs and its labels.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from llmx.data.store import TokenStore
-from llmx.errors import DataError
 from llmx.protocols import IGNORE, Batch
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-class TrainingRows:
-    """An endless sequence of rows: each epoch reads every window of the corpus once, in its own order.
-
-    The windows of an epoch begin at an offset of its own, so that documents are cut at other places each time.
-
-    Args:
-        store: the training tokens.
-        length: T, tokens of a row.
-        seed: of the order.
-
-    Raises:
-        DataError: the corpus is shorter than one row.
-    """
-
-    def __init__(self, store: TokenStore, length: int, seed: int) -> None:
-        if store.tokens < length + 1:
-            raise DataError(
-                f"data: the training text has {store.tokens} tokens, fewer than one row of {length} and its next "
-                f"token: give more text, or set data.sequence_length to at most {max(store.tokens - 1, 0)}"
-            )
-        self.store = store
-        self.length = length
-        self.seed = seed
-        self.rows_per_epoch = max(1, (store.tokens - length) // length)
-        self._slack = store.tokens - 1 - self.rows_per_epoch * length
-        self._epoch = functools.lru_cache(maxsize=2)(self._order)
-
-    def batch(self, position: int, rows: int) -> Batch:
-        """Return rows [position, position + rows) of the endless sequence."""
-        starts = [self._start(each) for each in range(position, position + rows)]
-        return make_batch([self.store.read(start, self.length + 1) for start in starts], self.length, self._mixed)
-
-    def epoch(self, position: int) -> float:
-        """Return how many epochs lie before a position."""
-        return position / self.rows_per_epoch
-
-    @property
-    def _mixed(self) -> bool:
-        return self.store.documents > 1
-
-    def _start(self, position: int) -> int:
-        epoch, index = divmod(position, self.rows_per_epoch)
-        offset, order = self._epoch(epoch)
-        return offset + int(order[index]) * self.length
-
-    def _order(self, epoch: int) -> tuple[int, Tensor]:
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
-        offset = int(torch.randint(self._slack + 1, (), generator=generator))
-        return offset, torch.randperm(self.rows_per_epoch, generator=generator)
+    from llmx.data.shards import Shards
 
 
-def held_out_batches(store: TokenStore, length: int, rows: int, most_tokens: int | None) -> Iterator[Batch]:
-    """Yield every held-out token once, in order, the last row padded; at most about `most_tokens` of them."""
-    end = store.tokens - 1
-    if most_tokens is not None:
-        end = min(end, -(-most_tokens // length) * length)
-    starts = range(0, end, length)
-    for first in range(0, len(starts), rows):
-        pieces = [store.read(s, min(length + 1, end + 1 - s)) for s in starts[first : first + rows]]
-        yield make_batch(pieces, length, store.documents > 1)
-
-
-def make_batch(pieces: list[tuple[Tensor, Tensor]], length: int, mixed: bool) -> Batch:
-    """Make a batch of (tokens, documents) pieces of at most length + 1 tokens.
+def batch_of_windows(
+    shards: Shards, windows_B: NDArray[np.int64], length: int, starts: NDArray[np.int64] | None, tokens: int
+) -> Batch:
+    """Make a batch of windows of T + 1 tokens, one a row, over as many documents as lie there.
 
     Args:
-        mixed: whether pieces may hold more than one document; if so the batch tells them apart.
+        windows_B: place of the first token of each; one that reaches over the end of the store is padded.
+        length: T.
+        starts: where each document begins; None: there is one, and the batch does not tell documents apart.
+        tokens: of the store.
     """
-    ids_BT = torch.zeros(len(pieces), length, dtype=torch.long)
-    labels_BT = torch.full((len(pieces), length), IGNORE)
-    documents_BT = torch.full((len(pieces), length), -1)
-    for row, (ids, documents) in enumerate(pieces):
-        known = len(ids) - 1
-        ids_BT[row, :known] = ids[:-1]
-        # the next token is no label where another document begins
-        labels_BT[row, :known] = torch.where(documents[1:] == documents[:-1], ids[1:], IGNORE)
-        documents_BT[row, :known] = documents[:-1]
-    return Batch(
-        ids_BT,
-        labels_BT,
-        documents_BT if mixed else None,
-        positions_in(documents_BT) if mixed else None,
-        int((labels_BT != IGNORE).sum()),
+    sizes_B = np.minimum(length + 1, tokens - windows_B)
+    flat, trained = shards.read(windows_B, sizes_B)
+    there_BS = np.arange(length + 1) < sizes_B[:, None]
+    ids_BS = np.zeros(there_BS.shape, np.int64)
+    ids_BS[there_BS] = flat
+    counted_BS = there_BS
+    if trained is not None:
+        counted_BS = there_BS.copy()
+        counted_BS[there_BS] = trained
+    if starts is None:
+        labels_BT = np.where(counted_BS[:, 1:], ids_BS[:, 1:], IGNORE)
+        return _batch(ids_BS[:, :-1], labels_BT)
+    begins_BS = _beginnings(starts, windows_B, length + 1)
+    # the next token is no label where another document begins
+    labels_BT = np.where(counted_BS[:, 1:] & ~begins_BS[:, 1:], ids_BS[:, 1:], IGNORE)
+    documents_BT = np.where(there_BS, begins_BS.cumsum(axis=1, dtype=np.int32), np.int32(-1))[:, :-1]
+    place_T = np.arange(length)
+    positions_BT = place_T - np.maximum.accumulate(np.where(begins_BS[:, :-1], place_T, 0), axis=1)
+    return _batch(ids_BS[:, :-1], labels_BT, documents_BT, positions_BT)
+
+
+def _beginnings(starts: NDArray[np.int64], windows_B: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+    """Return where in each window a document begins, the one at its first token aside."""
+    first_B = np.searchsorted(starts, windows_B, side="right")
+    end_B = np.searchsorted(starts, windows_B + size)
+    within_B = end_B - first_B
+    rows = np.repeat(np.arange(len(windows_B)), within_B)
+    documents = np.arange(len(rows)) + np.repeat(first_B - (within_B.cumsum() - within_B), within_B)
+    begins_BS = np.zeros((len(windows_B), size), np.bool_)
+    begins_BS[rows, starts[documents] - windows_B[rows]] = True
+    return begins_BS
+
+
+def batch_of_pieces(
+    shards: Shards, starts: NDArray[np.int64], sizes: NDArray[Any], pieces_B: NDArray[Any], length: int, mixed: bool
+) -> Batch:
+    """Make a batch of pieces of documents: the first `pieces_B[0]` in the first row, and so on, one after the other.
+
+    A piece of n + 1 tokens fills n positions: its last token is a label alone, for nothing follows it.
+
+    Args:
+        starts: place of the first token of each piece.
+        sizes: positions each fills.
+        length: T.
+        mixed: whether a row may hold more than one piece; if so the batch tells them apart.
+    """
+    flat, trained = shards.read(starts, sizes + 1)
+    begins = np.cumsum(sizes) - sizes  # of each piece among the inputs of all
+    within = np.arange(len(flat) - len(sizes)) - np.repeat(begins, sizes)  # place of each input in its piece
+    token = np.arange(len(within)) + np.repeat(np.arange(len(sizes)), sizes)  # and among the tokens of all
+    labels = flat[token + 1]
+    if trained is not None:
+        labels[~trained[token + 1]] = IGNORE
+    row_of_piece = np.repeat(np.arange(len(pieces_B)), pieces_B)
+    first_piece = (np.cumsum(pieces_B) - pieces_B)[row_of_piece]  # of the row that a piece is in
+    place = within + np.repeat(row_of_piece * length + begins - begins[first_piece], sizes)
+
+    def spread(values: NDArray[Any], padding: int) -> NDArray[Any]:
+        found = np.full(len(pieces_B) * length, padding, values.dtype)
+        found[place] = values
+        return found.reshape(-1, length)
+
+    if not mixed:
+        return _batch(spread(flat[token], 0), spread(labels, IGNORE))
+    number = np.repeat((np.arange(len(sizes)) - first_piece).astype(np.int32), sizes)
+    return _batch(spread(flat[token], 0), spread(labels, IGNORE), spread(number, -1), spread(within, 0))
+
+
+def _batch(
+    ids_BT: NDArray[np.int64],
+    labels_BT: NDArray[np.int64],
+    documents_BT: NDArray[np.int32] | None = None,
+    positions_BT: NDArray[np.int64] | None = None,
+) -> Batch:
+    ids, labels, documents, positions = (
+        None if each is None else torch.from_numpy(np.ascontiguousarray(each))
+        for each in (ids_BT, labels_BT, documents_BT, positions_BT)
     )
+    assert ids is not None
+    assert labels is not None
+    return Batch(ids, labels, documents, positions, int(np.count_nonzero(labels_BT != IGNORE)))
 
 
 def positions_in(documents_BT: Tensor) -> Tensor:
@@ -115,3 +126,10 @@ def stream_seed(seed: int, *names: object) -> int:
     """Return a seed for one use of randomness, unrelated to those of other names and seeds."""
     digest = hashlib.blake2b(repr((seed, *names)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def shuffled(count: int, seed: int, *names: object) -> NDArray[np.int64]:
+    """Return the numbers below `count` in an order of chance that the seed and the names decide."""
+    generator = torch.Generator().manual_seed(stream_seed(seed, *names))
+    order: NDArray[np.int64] = torch.randperm(count, generator=generator).numpy()
+    return order

@@ -1,23 +1,48 @@
-"""From documents to a token store in the cache, once for each corpus, split and tokenizer."""
+"""From documents to a token store in the cache, once for each corpus, split, template and tokenizer."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from llmx.data.split import Split, SplitName
-from llmx.data.store import FORMAT, ShardWriter, verify
-from llmx.errors import DataError
-from llmx.files import fsync_folder, temporary_beside
+from attrs import frozen
+
+from llmx.data.blocks import Reader
+from llmx.data.engine import EngineName, encode
+from llmx.data.journal import JOURNAL, Journal, clean_abandoned, locked
+from llmx.data.split import Split
+from llmx.data.store import FORMAT, verify
+from llmx.errors import DataError, LlmxError
 from llmx.progress import progress
-from llmx.protocols import Dataset, Tokenizer
+from llmx.protocols import Dataset, Document, Tokenizer
 
-BATCH_CHARS = 1_000_000
-"""Text encoded at once: enough to keep a tokenizer's threads busy, little enough to hold."""
+if TYPE_CHECKING:
+    from llmx.data.encode import Encoder
+
+SHARD_TOKENS = 8_000_000
+"""Tokens of a pair of shards: what is held in memory, and at most lost by a kill. 16 or 32 MB."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@frozen
+class Prepared:
+    """A token store, and how it came to be there.
+
+    Attributes:
+        made: False where the cache had it whole.
+        resumed_documents: documents that a preparation which was stopped had done.
+    """
+
+    folder: Path
+    made: bool = False
+    resumed_documents: int = 0
 
 
 def cache_root() -> Path:
@@ -34,60 +59,144 @@ def cached_tokens(key: str) -> Path:
 
 def training_texts(dataset: Dataset, split: Split) -> Iterator[str]:
     """Return the texts a tokenizer may learn from: the training split alone."""
-    return (text for name, text in split(dataset) if name == "train")
+    for name, document in split(dataset):
+        if name == "train":
+            yield from texts_of(document)
 
 
-def prepare(dataset: Dataset, split: Split, tokenizer: Tokenizer, tokenizer_hash: str) -> Path:
+def texts_of(document: Document) -> Iterator[str]:
+    """Yield what a document says: its text, or what its turns say."""
+    if document.text:
+        yield document.text
+    for turn in document.messages:
+        yield from filter(None, (turn.reasoning, turn.content))
+
+
+def prepare(
+    dataset: Dataset,
+    split: Split,
+    encoder: Encoder,
+    tokenizer_hash: str,
+    *,
+    engine: EngineName = "local",
+    workers: int | None = None,
+    report: Callable[[int], None] | None = None,
+) -> Path:
     """Return the folder of a token store, made now unless the cache holds it.
 
+    Args:
+        engine: what encodes; the store does not depend on it.
+        workers: processes that encode; None chooses by the cores.
+        report: called with the characters that are encoded; None shows them on the terminal.
+
     Raises:
-        DataError: the corpus has no text.
+        DataError: the corpus has no text, or changes while it is read.
+        LlmxError: the disk is full, or a worker died; what was done is kept, and the next call goes on from there.
     """
-    identity = {
+    return prepared(dataset, split, encoder, tokenizer_hash, engine=engine, workers=workers, report=report).folder
+
+
+def prepared(
+    dataset: Dataset,
+    split: Split,
+    encoder: Encoder,
+    tokenizer_hash: str,
+    *,
+    engine: EngineName = "local",
+    workers: int | None = None,
+    report: Callable[[int], None] | None = None,
+    every_byte: bool = False,
+) -> Prepared:
+    """Do what `prepare` does, and say how much of it was there.
+
+    Args:
+        every_byte: compare a store of the cache with its checksums though nothing seems to have changed.
+    """
+    identity = identity_of(dataset, split, encoder, tokenizer_hash)
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cached_tokens(key)
+    found = Prepared(folder)
+    if not folder.exists():
+        with locked(folder):
+            if not folder.exists():  # another process may have made it while this one waited
+                clean_abandoned(folder.parent)
+                with nullcontext(report) if report else progress("Encoding", "characters") as tell:
+                    resumed = _make(folder, identity, Reader(dataset, split), encoder, engine, workers, tell)
+                found = Prepared(folder, True, resumed)
+    verify(folder, every_byte=every_byte)
+    return found
+
+
+def identity_of(dataset: Dataset, split: Split, encoder: Encoder, tokenizer_hash: str) -> dict[str, Any]:
+    """Return all that the tokens of a store depend on."""
+    return {
         "format": FORMAT,
+        "shard_tokens": SHARD_TOKENS,
         "dataset": dataset.fingerprint(),
         "held_out": split.held_out,
         "tokenizer": tokenizer_hash,
+        "encoder": encoder.identity(),
     }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-    folder = cached_tokens(key)
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_beside(folder)
-        try:
-            _write(temporary, dataset, split, tokenizer, identity)
-            _publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    verify(folder)
-    return folder
 
 
-def _publish(temporary: Path, folder: Path) -> None:
-    fsync_folder(temporary)
+def _make(
+    folder: Path,
+    identity: dict[str, Any],
+    reader: Reader,
+    encoder: Encoder,
+    engine: EngineName,
+    workers: int | None,
+    report: Callable[[int], None],
+) -> int:
+    """Make a store, or what is left of it to be made, and return the documents that were there."""
+    part = folder.with_name(f".part-{folder.name}")
     try:
-        temporary.rename(folder)
-    except OSError:
-        if not folder.exists():  # another process prepared the same in the meantime
+        journal = Journal.open(part, identity, encoder.tokenizer.vocab_size)
+        resumed = journal.documents
+        _fill(journal, Reader(reader.dataset, reader.split, resumed), encoder, engine, workers, report)
+        if not journal.writers["train"].shards:
+            raise DataError("data: the corpus holds no text to train on; check data.path and its fields")
+        if reader.dataset.fingerprint() != identity["dataset"]:
+            raise DataError("data: the corpus changed while it was read; start again when nothing writes to it")
+        journal.publish(folder)
+    except DataError:  # the corpus is at fault, and mended it is another one
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    except OSError as error:
+        if error.errno not in FULL:
             raise
+        raise _full(error, part) from error
+    return resumed
 
 
-def _write(folder: Path, dataset: Dataset, split: Split, tokenizer: Tokenizer, identity: dict[str, object]) -> None:
-    writers = {name: ShardWriter(folder, name, tokenizer.vocab_size) for name in ("train", "val")}
-    done = 0
-    with progress("Encoding", "characters") as report:
-        for names, texts in _batches(split(dataset)):
-            for name, text, ids in zip(names, texts, tokenizer.encode_batch(texts), strict=True):
-                size = len(text.encode("utf-8", "surrogatepass"))
-                writers[name].add(encode_document(tokenizer, ids), size)
-            done += sum(map(len, texts))
-            report(done)
-    for writer in writers.values():
-        writer.flush()
-    if not writers["train"].shards:
-        raise DataError("data: the corpus holds no text to train on; check data.path and its fields")
-    manifest = {**identity, "splits": {name: writer.summary() for name, writer in writers.items()}}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+def _fill(
+    journal: Journal,
+    reader: Reader,
+    encoder: Encoder,
+    engine: EngineName,
+    workers: int | None,
+    report: Callable[[int], None],
+) -> None:
+    """Encode what the reader gives and write it. Where shards end depends on the documents alone."""
+    chars, end = 0, reader.skip
+    with closing(encode(engine, reader, encoder, workers)) as blocks:
+        for block, tokens in blocks:
+            for name, end, document in zip(block.splits, block.ends, tokens, strict=True):
+                journal.writers[name].add(*document)
+                if journal.waiting_tokens >= SHARD_TOKENS:
+                    journal.flush(end)
+            chars += block.chars
+            report(chars)
+    journal.flush(end)
+
+
+def _full(error: OSError, part: Path) -> LlmxError:
+    """Return what to say of a full disk; shards that are whole are kept for the next try."""
+    kept = (part / JOURNAL).exists()
+    if not kept:
+        shutil.rmtree(part, ignore_errors=True)
+    after = "the same command then goes on from the last whole shard" if kept else "then start again"
+    return LlmxError(f"{part.parent}: {error.strerror}: free space or set LLMX_CACHE to a folder with more; {after}")
 
 
 def encode_document(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
@@ -95,20 +204,3 @@ def encode_document(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     return [*begin, *ids, *end]
-
-
-def _batches(parts: Iterable[tuple[SplitName, str]]) -> Iterator[tuple[list[SplitName], list[str]]]:
-    """Group texts, leaving out those with nothing but white space."""
-    names: list[SplitName] = []
-    texts: list[str] = []
-    size = 0
-    for name, text in parts:
-        if text.strip():
-            names.append(name)
-            texts.append(text)
-            size += len(text)
-        if size >= BATCH_CHARS:
-            yield names, texts
-            names, texts, size = [], [], 0
-    if texts:
-        yield names, texts

@@ -1,6 +1,7 @@
 """Tokens on disk: memory-mapped Arrow IPC shards with a manifest.
 
-A shard is one record batch with a column `ids` of lists, one list a document, so its tokens lie in one buffer.
+A shard is one record batch with a column `ids` of lists, one list a document, so its tokens lie in one buffer. Where a
+document of the shard has tokens that are not trained on, a column `trained` of the same lists says which are.
 """
 
 from __future__ import annotations
@@ -8,81 +9,166 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from attrs import asdict, frozen
 
 from llmx.errors import DataError
+from llmx.files import write_atomically
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
-FORMAT = 1
-SHARD_TOKENS = 8_000_000
+FORMAT = 2
+VERIFIED = "verified.json"
+"""Sizes and times of the files of a store when they were last compared with their checksums."""
+SETTLED_S = 2.0
+"""A file is not believed to be unchanged by its times until it is older than this: a clock may tick coarsely."""
 
 
 @frozen
 class Shard:
-    """One file of a store."""
+    """One file of a store.
+
+    Attributes:
+        predicted: tokens that follow another of their document and are trained on.
+        masked: whether it has a column `trained`.
+        lost_turns: turns of chats that were to be trained on, and that the template does not let be.
+    """
 
     name: str
     documents: int
     tokens: int
+    predicted: int
+    masked: bool
+    text_bytes: int
+    lost_turns: int
     sha256: str
 
 
 class ShardWriter:
-    """Collects the documents of one split and writes a shard whenever enough tokens have come."""
+    """Collects the documents of one split and writes them as a shard.
 
-    def __init__(self, folder: Path, split: str, vocab_size: int) -> None:
-        import pyarrow as pa
+    Args:
+        vocab_size: of the tokenizer; up to 65,536 an id takes two bytes, and four beyond.
+        shards: those that were written before, when a preparation goes on.
+    """
 
+    def __init__(self, folder: Path, split: str, vocab_size: int, shards: Sequence[Shard] = ()) -> None:
         self.folder = folder
         self.split = split
-        self.type = pa.list_(pa.uint16() if vocab_size <= 2**16 else pa.int32())
-        self.shards: list[Shard] = []
-        self.text_bytes = 0
-        self._waiting: list[Sequence[int]] = []
-        self._tokens = 0
+        self.vocab_size = vocab_size
+        self.dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
+        self.shards = list(shards)
+        self.waiting_tokens = 0
+        self._ids: list[NDArray[Any]] = []
+        self._trained: list[NDArray[Any] | None] = []
+        self._text_bytes = self._lost_turns = 0
 
-    def add(self, ids: Sequence[int], text_bytes: int) -> None:
-        self._waiting.append(ids)
-        self._tokens += len(ids)
-        self.text_bytes += text_bytes
-        if self._tokens >= SHARD_TOKENS:
-            self.flush()
+    def add(
+        self,
+        ids: NDArray[Any] | Sequence[int],
+        text_bytes: int,
+        trained: NDArray[Any] | Sequence[bool] | None = None,
+        lost_turns: int = 0,
+    ) -> None:
+        """Take a document: its ids, the bytes of its text, which tokens are trained on (None: all), its lost turns.
+
+        A document that gave no token is left out.
+        """
+        if not len(ids):
+            return
+        self._ids.append(np.asarray(ids))
+        self._trained.append(None if trained is None else np.asarray(trained, np.uint8))
+        self._text_bytes += text_bytes
+        self._lost_turns += lost_turns
+        self.waiting_tokens += len(ids)
 
     def flush(self) -> None:
-        """Write what is waiting as one shard."""
-        import pyarrow as pa
+        """Write what is waiting as one shard, in one step.
 
-        if not self._waiting:
+        Raises:
+            DataError: an id is none of the tokenizer's.
+        """
+        if not self._ids:
             return
+        lengths = np.array([len(each) for each in self._ids])
+        values = self._values()
+        trained, predicted = self._mask(lengths)
         name = f"{self.split}-{len(self.shards):05d}.arrow"
-        batch = pa.record_batch([pa.array(self._waiting, self.type)], names=["ids"])
-        with pa.OSFile(str(self.folder / name), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        self.shards.append(Shard(name, len(self._waiting), self._tokens, file_sha256(self.folder / name)))
-        self._waiting, self._tokens = [], 0
+        digest = _write_shard(self.folder / name, lengths, values, trained)
+        counts = (len(lengths), len(values), predicted, trained is not None, self._text_bytes, self._lost_turns)
+        self.shards.append(Shard(name, *counts, digest))
+        self._ids, self._trained = [], []
+        self._text_bytes = self._lost_turns = self.waiting_tokens = 0
+
+    def _values(self) -> NDArray[Any]:
+        values = np.concatenate(self._ids)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= self.vocab_size:  # cast, it would be another token
+            wrong = low if low < 0 else high
+            raise DataError(f"tokenizer: it made the id {wrong}, outside its vocabulary of {self.vocab_size} ids")
+        return values.astype(self.dtype, copy=False)
+
+    def _mask(self, lengths: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
+        """Return the column `trained`, None where every token is, and how many tokens are predicted."""
+        if all(each is None for each in self._trained):
+            return None, int((lengths - 1).sum())
+        pairs = zip(self._trained, lengths, strict=True)
+        trained = np.concatenate([np.ones(n, np.uint8) if each is None else each for each, n in pairs])
+        starts = np.cumsum(lengths) - lengths
+        return trained, int(trained.sum() - trained[starts].sum())
 
     def summary(self) -> dict[str, Any]:
         """Return this split's part of the manifest."""
+        totals = ("documents", "tokens", "predicted", "text_bytes", "lost_turns")
         return {
-            "documents": sum(shard.documents for shard in self.shards),
-            "tokens": sum(shard.tokens for shard in self.shards),
-            "text_bytes": self.text_bytes,
+            **{key: sum(getattr(shard, key) for shard in self.shards) for key in totals},
+            "masked": any(shard.masked for shard in self.shards),
             "shards": [asdict(shard) for shard in self.shards],
         }
 
 
+def _write_shard(path: Path, lengths: NDArray[Any], values: NDArray[Any], trained: NDArray[Any] | None) -> str:
+    """Write one file, under its name only when it is whole and on the disk, and return its SHA-256."""
+    import pyarrow as pa
+
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    columns = {"ids": values} if trained is None else {"ids": values, "trained": trained}
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(each)) for each in columns.values()]
+    batch = pa.record_batch(lists, names=list(columns))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    content = sink.getvalue()
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return hashlib.sha256(content).hexdigest()
+
+
 class TokenStore:
-    """The tokens of one split as one long sequence, read where asked.
+    """The tokens of one split as one long sequence, read where asked; nothing is held but the mapped files.
 
     Args:
         folder: where the shards and `manifest.json` are.
         split: "train" or "val".
+
+    Attributes:
+        predicted: labels that count: tokens that follow another of their document and are trained on.
+        masked: whether some token is not trained on.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -90,46 +176,78 @@ class TokenStore:
         self.documents: int = manifest["documents"]
         self.tokens: int = manifest["tokens"]
         self.text_bytes: int = manifest["text_bytes"]
-        self.predicted = self.tokens - self.documents
-        """Tokens that follow another of their document; the first of each is never predicted."""
-        self._ids: list[Tensor] = []
-        self._starts: list[Tensor] = []
+        self.predicted: int = manifest["predicted"]
+        self.masked: bool = manifest["masked"]
+        self._shards = [_map(folder / shard["name"]) for shard in manifest["shards"]]
         self._first_token: list[int] = []
         self._first_document: list[int] = []
         tokens = documents = 0
         for shard in manifest["shards"]:
-            ids, starts = _map(folder / shard["name"])
-            self._ids.append(ids)
-            self._starts.append(starts)
             self._first_token.append(tokens)
             self._first_document.append(documents)
             tokens, documents = tokens + shard["tokens"], documents + shard["documents"]
 
-    def read(self, start: int, length: int) -> tuple[Tensor, Tensor]:
-        """Return tokens [start, start + length) and the number of the document of each, both int64."""
+    def read(self, start: int, length: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return tokens [start, start + length), the number of the document of each, and which are trained on.
+
+        The first two are int64, the third is bool, or None in a store without masks.
+        """
         import torch
 
         assert 0 <= start < start + length <= self.tokens, (start, length, self.tokens)
-        ids, documents = [], []
+        ids, documents, trained = [], [], []
         while length > 0:
-            shard = bisect.bisect_right(self._first_token, start) - 1
-            local = start - self._first_token[shard]
-            piece = self._ids[shard][local : local + length].long()
-            places = torch.arange(local, local + len(piece), dtype=self._starts[shard].dtype)
+            at = bisect.bisect_right(self._first_token, start) - 1
+            shard, local = self._shards[at], start - self._first_token[at]
+            piece = shard.ids[local : local + length].long()
+            places = torch.arange(local, local + len(piece), dtype=shard.offsets.dtype)
             ids.append(piece)
-            local_document = torch.bucketize(places, self._starts[shard], right=True) - 1
-            documents.append(local_document + self._first_document[shard])
+            documents.append(torch.bucketize(places, shard.offsets[:-1], right=True) - 1 + self._first_document[at])
+            if self.masked:
+                trained.append(_trained(shard, local, local + len(piece)))
             start, length = start + len(piece), length - len(piece)
-        return torch.cat(ids), torch.cat(documents)
+        return torch.cat(ids), torch.cat(documents), torch.cat(trained) if self.masked else None
+
+    def document(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """Return the ids of a document, int64, and which are trained on, bool, or None in a store without masks."""
+        assert 0 <= number < self.documents, (number, self.documents)
+        at = bisect.bisect_right(self._first_document, number) - 1
+        shard, local = self._shards[at], number - self._first_document[at]
+        start, end = int(shard.offsets[local]), int(shard.offsets[local + 1])
+        return shard.ids[start:end].long(), _trained(shard, start, end) if self.masked else None
+
+    def lengths(self) -> NDArray[np.int32]:
+        """Return the number of tokens of every document."""
+        if not self._shards:
+            return np.zeros(0, np.int32)
+        return np.concatenate([np.diff(shard.offsets.numpy()).astype(np.int32) for shard in self._shards])
 
 
-def _map(path: Path) -> tuple[Tensor, Tensor]:
-    """Return a shard's tokens and the offsets where its documents begin, mapped, not read."""
+@frozen(eq=False)
+class _Mapped:
+    """A shard's buffers, mapped, not read."""
+
+    ids: Tensor
+    offsets: Tensor
+    trained: Tensor | None
+
+
+def _map(path: Path) -> _Mapped:
     import pyarrow as pa
     from torch.utils.dlpack import from_dlpack
 
-    column = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column("ids")
-    return from_dlpack(column.values), from_dlpack(column.offsets)[:-1]
+    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    ids = batch.column("ids")
+    trained = from_dlpack(batch.column("trained").values) if "trained" in batch.schema.names else None
+    return _Mapped(from_dlpack(ids.values), from_dlpack(ids.offsets), trained)
+
+
+def _trained(shard: _Mapped, start: int, end: int) -> Tensor:
+    import torch
+
+    if shard.trained is None:
+        return torch.ones(end - start, dtype=torch.bool)
+    return shard.trained[start:end].bool()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -148,16 +266,48 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: Path) -> None:
-    """Compare every shard of a store with its checksum.
+def verify(folder: Path, *, every_byte: bool = False) -> None:
+    """Compare the shards of a store with their checksums.
+
+    A shard whose size and times are those of the last comparison is not read again: hashing gigabytes on each start
+    would cost more than it finds.
+
+    Args:
+        every_byte: read all the same, which also finds what a failing disk did.
 
     Raises:
         DataError: a shard is missing or altered.
     """
-    for shard in (shard for split in read_manifest(folder)["splits"].values() for shard in split["shards"]):
+    shards = [shard for split in read_manifest(folder)["splits"].values() for shard in split["shards"]]
+    known = {} if every_byte else _verified(folder)
+    stamps = {}
+    for shard in shards:
         path = folder / shard["name"]
-        if not path.exists() or file_sha256(path) != shard["sha256"]:
+        before = _stamp(path)
+        if before is None or (known.get(shard["name"]) != before and file_sha256(path) != shard["sha256"]):
             raise DataError(f"{path}: missing or altered since it was written; delete {folder} to prepare again")
+        stamps[shard["name"]] = before
+    newest = max((max(stamp[1:3]) for stamp in stamps.values()), default=0) / 1e9
+    if stamps != known and newest < time.time() - SETTLED_S and os.access(folder, os.W_OK):
+        write_atomically(folder / VERIFIED, json.dumps(stamps))
+
+
+def _verified(folder: Path) -> dict[str, list[int]]:
+    """Return the stamps of the last comparison; none where the file is missing or damaged, which costs a comparison."""
+    try:
+        found = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """Return size, times of change and number of a file; the second time and the number no program sets back."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def file_sha256(path: Path) -> str:

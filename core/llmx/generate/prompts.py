@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmx.data.store import TokenStore
 from llmx.generate.decode import REPLACEMENT
 
 if TYPE_CHECKING:
@@ -15,14 +16,17 @@ TRIES = 4
 
 
 def held_out_prompts(run: Run, count: int) -> list[str]:
-    """Return the beginnings of `count` held-out passages, spread evenly; fewer when there is less text."""
-    if run.held_out is None or count == 0:
+    """Return the beginnings of `count` held-out passages of plain text, spread evenly; fewer when there is less."""
+    stores = [TokenStore(folder, "val") for folder in run.tokens_folders] if run.held_out else []
+    texts = [store for store in stores if store.tokens and not store.masked]
+    if not texts or count == 0:
         return []
     prompts = []
     tries = TRIES * count
     for index in range(tries):
-        start = run.held_out.tokens * index // tries
-        ids, documents = run.held_out.read(start, min(200, run.held_out.tokens - start))
+        store = texts[index % len(texts)]
+        start = store.tokens * index // tries
+        ids, documents, _ = store.read(start, min(200, store.tokens - start))
         later = (documents != documents[0]).nonzero()  # where the next document begins, if it is near
         text = run.tokenizer.decode(ids[int(later[0]) :].tolist() if len(later) else ids.tolist())
         text = _beginning(text if len(later) or index == 0 else text.partition("\n")[2] or text)

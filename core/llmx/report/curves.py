@@ -6,11 +6,11 @@ the same square.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from attrs import frozen
 
+from llmx.page import short, ticks
 from llmx.report.facts import Facts
 from llmx.report.series import Curve, Series, thin
 
@@ -187,23 +187,3 @@ def path_of(xs: Sequence[float], ys: Sequence[float], *, dots: bool = False) -> 
         parts.append(f"{'L' if run and not dots else 'M'}{x:.{digits}f} {y:.{digits}f}{'h0' if dots else ''}")
         run += 1
     return "".join([*parts, "h0"] if run == 1 and not dots else parts)
-
-
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """Return about `count` round numbers from `low` to `high`."""
-    rough = (high - low) / count
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = size * next(factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough * 0.999)
-    return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def short(value: float) -> str:
-    """Return a number in few characters: 0.25, 12.5k, 3M, 5e-4."""
-    size = abs(value)
-    for limit, unit, suffix in ((1e15, 0.0, ""), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if size >= limit:
-            return f"{value / unit:.4g}{suffix}" if unit else f"{value:.3g}"
-    if 0 < size < 1e-3:
-        mantissa, _, exponent = f"{value:.2e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:.5g}"

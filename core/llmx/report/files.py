@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from llmx.errors import LlmxError, RecipeError
 from llmx.files import write_atomically
+from llmx.page import write_as_ours
 from llmx.report.facts import Facts, read_facts
 from llmx.report.page import MARK, render
 
 PAGE = "report.html"
-HEAD_BYTES = 4096
-"""How far into a file a mark of ours is looked for."""
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -57,27 +55,3 @@ def write_page(runs: Sequence[Facts], out: Path) -> Path:
     text = render(runs)
     write_as_ours(out, MARK.encode(), lambda: write_atomically(out, text))
     return out
-
-
-def write_as_ours(out: Path, mark: bytes, write: Callable[[], object]) -> None:
-    """Call `write` where `out` does not exist yet or holds a file of ours.
-
-    Args:
-        mark: what every file of this kind that we wrote holds near its top.
-
-    Raises:
-        RecipeError: `out` is a folder, or a file without the mark.
-        LlmxError: it cannot be written.
-    """
-    if out.is_dir():
-        raise RecipeError(f"{out}: is a folder: give the name of a file")
-    try:
-        if out.exists():
-            with out.open("rb") as file:
-                head = file.read(HEAD_BYTES)
-            if mark not in head:
-                raise RecipeError(f"{out}: exists and is no report of llmx: give another name")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write()
-    except OSError as error:
-        raise LlmxError(f"{out}: cannot be written: {error.strerror or error}: give another name") from None

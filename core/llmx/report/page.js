@@ -2,7 +2,6 @@
   "use strict";
   // Draws into the same squares of 1000 units as the page came with; without this script the page stays as it is.
   const data = JSON.parse(document.getElementById("data").textContent);
-  const root = document.documentElement;
   const view = { axis: "x", log: false, crop: false, smooth: 0, runs: new Set(), kinds: new Set() };
   const SIDE = 1000, WIDEST = 0.2, KEPT = 0.95, SVG = "http://www.w3.org/2000/svg";
 
@@ -247,14 +246,6 @@
   crop.addEventListener("input", () => { view.crop = crop.checked; redraw(); });
   smooth.addEventListener("input", () => { view.smooth = Number(smooth.value); redraw(); });
 
-  const theme = document.getElementById("theme");
-  const dark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-  const named = () => { theme.textContent = dark() ? "Light" : "Dark"; };
-  theme.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; named(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", named);
-
-  root.classList.add("js");
-  named();
   log.checked = crop.checked = false; // a page that is loaded again must not keep switches that the drawing does not show
   smooth.value = 0;
   redraw();

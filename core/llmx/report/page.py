@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Sequence
-from datetime import datetime
-from importlib import resources
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from llmx import __version__
-from llmx.report.curves import Drawing, draw_charts, short
+from llmx.page import render_page, script_json, short
+from llmx.report.curves import Drawing, draw_charts
 from llmx.report.facts import Facts, differing
 from llmx.report.figures import Figures
 
@@ -23,7 +18,7 @@ MARK = '<meta name="generator" content="llmx report">'
 """Stands near the top of every page of ours, and says that it may be replaced."""
 
 COLOURS = 8
-"""Colours of `page.css`; further runs repeat them with dashes."""
+"""Colours of the style; further runs repeat them with dashes."""
 
 NAMES = ("model.name", "model.preset", "data.name", "tokenizer.name", "optimizer.name", "scheduler.name")
 """Options that stand under the title where all runs agree on them."""
@@ -36,52 +31,20 @@ NONE = "–"
 
 def render(runs: Sequence[Facts]) -> str:
     """Return the page of one or several runs. What runs say is text: it is escaped, and no script of theirs runs."""
-    files = resources.files("llmx.report")
-    css, js = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(text=option_text, clip=clip)
     drawings = draw_charts(runs)
-    text = environment.from_string((files / "page.html").read_text(encoding="utf-8")).render(
-        mark=Markup(MARK),
-        policy=policy(css, js),
-        css=Markup(css),
-        js=Markup(js),
-        title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
-        runs=runs,
-        common=common_names(runs),
-        rows=known_columns([figure_row(run.figures) for run in runs]),
-        best=best_columns(runs),
-        options=differing([run.options for run in runs]),
-        versions=version_rows(runs),
-        drawings=drawings,
-        data=Markup(script_json(page_data(runs, drawings))),
-        colours=COLOURS,
-        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        version=__version__,
-    )
-    return encodable(text)
-
-
-def encodable(text: str) -> str:
-    """Return a text without the halves of characters that JSON and file names can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def policy(css: str, js: str) -> str:
-    """Return a content security policy under which only the page's own style and script count."""
-
-    def hashed(text: str) -> str:
-        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
-
-    return f"default-src 'none'; style-src {hashed(css)}; script-src {hashed(js)}; base-uri 'none'; form-action 'none'"
-
-
-def script_json(value: Any) -> str:
-    """Return JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    values = {
+        "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
+        "runs": runs,
+        "common": common_names(runs),
+        "rows": known_columns([figure_row(run.figures) for run in runs]),
+        "best": best_columns(runs),
+        "options": differing([run.options for run in runs]),
+        "versions": version_rows(runs),
+        "drawings": drawings,
+        "data": Markup(script_json(page_data(runs, drawings))),
+        "colours": COLOURS,
+    }
+    return render_page("llmx.report", MARK, values, {"text": option_text, "clip": clip})
 
 
 # --- data of the script ---------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmx.errors import PluginError
+from llmx.page import write_as_ours
 from llmx.report.curves import MOST_DOTS, MOST_POINTS
 from llmx.report.facts import Facts
-from llmx.report.files import write_as_ours
 from llmx.report.series import Curve, thin
 
 if TYPE_CHECKING:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from attrs import frozen
+from attrs import define, frozen
 
-from llmx.data.batches import TrainingRows
+from llmx.data.encode import Encoder
 from llmx.data.prepare import prepare
 from llmx.data.split import Split
 from llmx.data.store import TokenStore, read_manifest
+from llmx.data.stream import StreamRows
 from llmx.errors import DataError, LlmxError
-from llmx.protocols import Dataset, Document
+from llmx.protocols import Dataset, Document, Message, Piece
 from llmx.recipe import Part
 from llmx.testing.corpus import prose
 from llmx.testing.elsewhere import in_another_process
@@ -26,6 +28,7 @@ from llmx.testing.frame import NotApplicable, Subject
 from llmx.testing.samples import RECORDS, WRITERS
 from llmx.testing.tiny import TinyTokenizer, surroundings
 
+ROLES = ("system", "user", "assistant", "tool")
 MOST = 200
 """Documents that are looked at: a corpus may be endless."""
 LENGTH = 64
@@ -57,15 +60,20 @@ def two_at_once(subject: Subject) -> None:
 
 
 def documents_are_texts(subject: Subject) -> None:
-    """Each document is a `Document` with a text, which UTF-8 can spell, and an origin that is no other's."""
+    """Each document is a `Document` of a text or of messages, which UTF-8 can spell, and its origin is no other's."""
     origins: dict[str, int] = {}
     for number, document in enumerate(head(subject.build())):
         where = f"document {number}"
         assert isinstance(document, Document), f"{where} is a {type(document).__name__}, not a llmx.protocols.Document"
-        assert isinstance(document.text, str), f"{where}: its text is a {type(document.text).__name__}, not a str"
-        assert document.text, f"{where} of {document.origin!r} has no text"
-        half = next((each for each in document.text if "\ud800" <= each <= "\udfff"), None)
-        assert half is None, f"{where} of {document.origin!r} holds half a surrogate pair, {half!r}"
+        is_text(document.text, where, "its text")
+        here = f"{where} of {document.origin!r}"
+        assert document.text or document.messages, f"{here} has no text and no messages"
+        assert not (document.text and document.messages), (
+            f"{here} has a text and messages: a chat has no text of its own"
+        )
+        for message in (*document.messages, *document.rejected):
+            is_message(message, here)
+        json.dumps(document.tools).encode()  # a template writes them as JSON
         assert isinstance(document.origin, str), f"{where}: its origin is a {type(document.origin).__name__}, not a str"
         assert document.origin, f"{where} does not say where it came from"
         other = origins.setdefault(document.origin, number)
@@ -125,7 +133,9 @@ def no_document_in_both_splits(subject: Subject) -> None:
     """A document is trained on or held out, never both, and the same one each time."""
     dataset: Dataset = subject.build()
     deals = [list(Split(0.2)(Head(dataset))) for _ in range(2)]
-    parts = [{name: {text for split, text in deal if split == name} for name in ("train", "val")} for deal in deals]
+    parts = [
+        {name: {said(each) for split, each in deal if split == name} for name in ("train", "val")} for deal in deals
+    ]
     moved = parts[0]["train"] & parts[1]["val"]
     assert not moved, f"{next(iter(moved))[:60]!r} is trained on, and held out when the documents are read again"
     both = parts[0]["train"] & parts[0]["val"]
@@ -135,15 +145,15 @@ def no_document_in_both_splits(subject: Subject) -> None:
 
 def prepared_alike(subject: Subject) -> None:
     """Prepared twice it gives the same tokens, and rows read from any place on are those of a run from the start."""
-    tokenizer, stores = TinyTokenizer(), []
+    encoder, stores = Encoder(TinyTokenizer(), Speakers()), []
     for number in range(2):
         folder = subject.scratch / str(number) / "run"
         folder.parent.mkdir()
         with surroundings(folder):
-            stores.append(prepare(Head(subject.build()), Split(0.0), tokenizer, "tiny"))
+            stores.append(prepare(Head(subject.build()), Split(0.0), encoder, "tiny"))
     first, second = (read_manifest(store)["splits"]["train"] for store in stores)
     assert first == second, f"{first['tokens']} tokens the first time, {second['tokens']} the second, or others"
-    rows = [TrainingRows(TokenStore(store, "train"), LENGTH, seed=0) for store in stores]
+    rows = [StreamRows(TokenStore(store, "train"), LENGTH, seed=0) for store in stores]
     whole = rows[0].batch(0, 12).ids_BT
     assert torch.equal(whole[5:], rows[1].batch(5, 7).ids_BT), "rows 5 to 11 are others when reading begins at row 5"
 
@@ -174,6 +184,56 @@ class Head:
 
     def fingerprint(self) -> str:
         return self.dataset.fingerprint()
+
+
+@define
+class Speakers:
+    """A template that puts the speaker's name before what is said, for datasets of chats."""
+
+    specials: Sequence[str] = ()
+    stop: Sequence[str] = ()
+
+    def pieces(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, generate: bool = False
+    ) -> list[Piece]:
+        """Return a line for each message, that of the assistant trained."""
+        found: list[Piece] = []
+        for number, each in enumerate(messages):
+            spoken = each.role == "assistant"
+            said = [each.reasoning, each.content, *(json.dumps(call) for call in each.tool_calls)]
+            found.append(Piece(f"\n{each.role}: ", markup=True))
+            found.append(Piece("".join(said), markup=False, trained=spoken, turn=number))
+        return [*found, Piece("\nassistant: ", markup=True)] if generate else found
+
+    def save(self, folder: Path) -> None:
+        """Write what `pieces` does to a message's content."""
+        lines = "{% for each in messages %}\n{{ each.role }}: {{ each.content }}{% endfor %}"
+        (folder / "chat_template.jinja").write_text(lines, encoding="utf-8")
+
+
+def said(document: Document) -> str:
+    """Return what a document says, whatever its origin."""
+    return document.text or repr(document.messages)
+
+
+def is_text(value: Any, where: str, what: str) -> None:
+    """Check that a value is a str that UTF-8 can spell."""
+    assert isinstance(value, str), f"{where}: {what} is a {type(value).__name__}, not a str"
+    half = next((each for each in value if "\ud800" <= each <= "\udfff"), None)
+    assert half is None, f"{where}: {what} holds half a surrogate pair, {half!r}"
+
+
+def is_message(message: Any, where: str) -> None:
+    """Check one turn of a chat."""
+    assert isinstance(message, Message), f"{where}: a {type(message).__name__} is no llmx.protocols.Message"
+    assert message.role in ROLES, f"{where}: the role {message.role!r} is none of {', '.join(ROLES)}"
+    is_text(message.content, where, f"the content of {message.role}")
+    is_text(message.reasoning, where, f"the reasoning of {message.role}")
+    assert message.loss is None or isinstance(message.loss, bool), (
+        f"{where}: loss = {message.loss!r}, not true or false"
+    )
+    for call in message.tool_calls:
+        assert {"name", "arguments"} <= set(call), f"{where}: a call without name and arguments: {call!r}"
 
 
 def head(dataset: Dataset) -> list[Document]:

@@ -26,6 +26,8 @@ def sample_path(kind: str, component: Component) -> Path | None:
     if kind == "dataset":
         suffix = next((suffix for suffix in component.handles if suffix in WRITERS), None)
         return None if suffix is None else _corpus(suffix)
+    if kind == "template":
+        return _template()
     return _tokenizer() if kind == "tokenizer" else None
 
 
@@ -59,6 +61,19 @@ def _tokenizer() -> Path:
     folder = _folder() / "tokenizer"
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@functools.cache
+def _template() -> Path:
+    """Write a model folder with a chat template and no more."""
+    folder = _folder() / "template"
+    folder.mkdir()
+    (folder / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+        encoding="utf-8",
+    )
     return folder
 
 

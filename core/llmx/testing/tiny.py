@@ -17,7 +17,8 @@ import torch
 from attrs import define, field
 
 from llmx import folder as folders
-from llmx.assembly import Run, assemble, data_facts
+from llmx.assembly import Run, assemble
+from llmx.corpora import data_facts
 from llmx.layers import Layer
 from llmx.recipe import Part, Recipe
 from llmx.registry import Registry
@@ -45,6 +46,12 @@ class TinyTokenizer:
         self.vocab_size = vocab_size
         self.bos_id: int | None = vocab_size - 2
         self.eos_id: int | None = vocab_size - 1
+
+    def special_id(self, token: str) -> int | None:
+        return None
+
+    def encode_markup(self, text: str) -> list[int]:
+        return self.encode(text)
 
     def encode(self, text: str) -> list[int]:
         return [byte % (self.vocab_size - 2) for byte in text.encode("utf-8", "replace")]
@@ -147,9 +154,9 @@ class SmallRun:
                 assert newest is not None
                 self.trainer.resume(newest)
             else:
-                facts = {"id": run.id, **data_facts(run.tokens_folder), "device": str(run.device)}
+                facts = {"id": run.id, **data_facts(run.tokens_folders), "device": str(run.device)}
                 # without the part, whose distribution need not be installed to be checked
-                folders.create(self.folder, attrs.evolve(run.recipe, loggers=(), callbacks=()), run.tokenizer, facts)
+                folders.create(self.folder, attrs.evolve(run.recipe, loggers=(), callbacks=()), run.tokenizer, run.template, facts)
             try:
                 self.trainer.train()
                 export(run)

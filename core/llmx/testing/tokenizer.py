@@ -112,6 +112,60 @@ def specials_say_nothing(subject: Subject) -> None:
         assert around == text, f"{text!r} between special tokens {special} decodes to {around!r}"
 
 
+def markup(subject: Subject) -> None:
+    """Markup makes the special tokens that it names, and nothing else than `encode` of other text."""
+    tokenizer = build(subject)
+    for what, text in UNICODE.items():
+        ids, alone = tokenizer.encode_markup(text), tokenizer.encode(text)
+        assert ids == alone, f"{what}: as markup {short(text)} has the ids {ids[:8]}..., as text {alone[:8]}..."
+    none = tokenizer.special_id("no special token")
+    assert none is None, f"special_id of a name that no special token has is {none!r}, not None"
+    for name in (*SPECIAL_NAMES, *names_in(saved(tokenizer, subject.scratch / "saved"))):
+        special = tokenizer.special_id(name)
+        if special is None:
+            continue
+        assert type(special) is int, f"special_id({name!r}) is {special!r}, a {type(special).__name__}"
+        assert 0 <= special < tokenizer.vocab_size, f"special_id({name!r}) is {special}, beyond vocab_size"
+        for text, count in ((name, 1), (f"{name}a{name}", 2)):
+            ids = tokenizer.encode_markup(text)
+            assert ids.count(special) == count, f"the markup {text!r} has the ids {ids}, and {name!r} is {special}"
+
+
+def special_tokens_that_are_asked_for(subject: Subject) -> None:
+    """Each of the option `special_tokens` has an id of its own that text never has, also when it is loaded."""
+    if not hasattr(subject.part.options, "special_tokens"):
+        raise NotApplicable("it has no option special_tokens")
+    options = attrs.evolve(subject.part.options, special_tokens=ASKED_FOR)
+    subject = Subject(attrs.evolve(subject.part, options=options), subject.scratch)
+    tokenizer = build(subject)
+    saved(tokenizer, subject.scratch / "saved")
+    loaded: Tokenizer = subject.part.blame(subject.part.load().load, subject.scratch / "saved")
+    for each, when in ((tokenizer, ""), (loaded, " after loading")):
+        ids = [each.special_id(name) for name in ASKED_FOR]
+        others = {each.bos_id, each.eos_id} - {None}
+        named = f"special_tokens = {list(ASKED_FOR)} have the ids {ids}{when}"
+        assert None not in ids, f"{named}: not one each"
+        assert len({*ids, *others}) == len(ids) + len(others), f"{named}: not each its own"
+        text = "".join(ASKED_FOR)
+        assert each.encode_markup(text) == ids, f"{named}, but as markup {each.encode_markup(text)}"
+        forged = set(ids) & set(each.encode(text))
+        assert not forged, f"{named}, and the text {text!r} has {forged} too"
+        assert each.decode(each.encode_markup(text)) == "", f"{named}, and decode to something"
+
+
+def arrays(subject: Subject) -> None:
+    """`encode_arrays`, where there is one, gives the ids of `encode_batch` as arrays of int32."""
+    tokenizer = build(subject)
+    found = getattr(tokenizer, "encode_arrays", None)
+    if found is None:
+        raise NotApplicable("it has no encode_arrays")
+    texts = [*UNICODE.values(), *prose()[:5]]
+    for text, ids, array in zip(texts, tokenizer.encode_batch(texts), found(texts), strict=True):
+        assert array.dtype.name == "int32", f"{short(text)}: an array of {array.dtype.name}, not of int32"
+        assert array.tolist() == ids, f"{short(text)}: {ids[:8]}... in a list, {array[:8].tolist()}... in an array"
+    assert list(found([])) == [], f"no texts gave {found([])!r}"
+
+
 def broken_bytes(subject: Subject) -> None:
     """Any ids decode to valid text: a broken UTF-8 sequence gives U+FFFD."""
     tokenizer = build(subject)
@@ -196,6 +250,7 @@ SHORT = 60
 SOURCE = "source"
 MARKED = re.compile(r"<[^<>\s]{1,40}>|\[[A-Z]{2,10}\]")
 MOST_NAMES = 400
+ASKED_FOR = ("<|im_start|>", "<|im_end|>", "<think>")
 
 
 def build(subject: Subject, texts: Iterable[str] | None = None) -> Tokenizer:
@@ -285,6 +340,9 @@ CHECKS = (
     nothing,
     specials_are_never_made_from_text,
     specials_say_nothing,
+    markup,
+    special_tokens_that_are_asked_for,
+    arrays,
     broken_bytes,
     streaming,
     save_and_load,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmx.data.batches import held_out_batches
 from llmx.train.device import autocast, to_device
 
 if TYPE_CHECKING:
@@ -25,10 +24,8 @@ def evaluate(run: Run) -> tuple[float, float]:
     module.eval()
     total, count = 0.0, 0.0
     with torch.no_grad(), autocast(run.precision, run.device):
-        rows = held_out_batches(
-            run.held_out, run.sizes.sequence_length, run.sizes.micro_batch, run.recipe.eval.tokens or None
-        )
-        for number, batch in enumerate(rows):
+        batches = run.held_out.batches(run.sizes.micro_batch, run.recipe.eval.tokens or None)
+        for number, batch in enumerate(batches):
             if number % run.world.size != run.world.rank:
                 continue
             total += float(run.objective(run.model, to_device(batch, run.device)))

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from llmx import Component, NoOptions
 from llmx.errors import DataError
-from llmx.protocols import Document
+from llmx.protocols import Document, Message
 from llmx.testing.samples import sample_path
 
 
@@ -124,6 +124,45 @@ class Surrogates(Lines):
     def documents(self) -> Iterator[Document]:
         text = self.path.read_text(encoding="ascii", errors="surrogateescape")
         return (Document(line, f"{self.path}:{n}") for n, line in enumerate(text.splitlines()) if line.strip())
+
+
+class Chats(Lines):
+    """Correct: each line is what a user says, and the answer is its length."""
+
+    def __iter__(self) -> Iterator[Document]:
+        for each in super().__iter__():
+            yield Document("", each.origin, (Message("user", each.text), Message("assistant", str(len(each.text)))))
+
+
+class BothForms(Chats):
+    """The chat is given as a text too."""
+
+    def __iter__(self) -> Iterator[Document]:
+        return (evolve(each, text=each.messages[0].content) for each in super().__iter__())
+
+
+class ForeignRoles(Chats):
+    """Roles are those of the file, `human` and `gpt`."""
+
+    def __iter__(self) -> Iterator[Document]:
+        for each in super().__iter__():
+            yield evolve(each, messages=(Message("human", each.messages[0].content), *each.messages[1:]))
+
+
+class BareTurns(Chats):
+    """Turns are dicts as they stand in the file."""
+
+    def __iter__(self) -> Iterator[Document]:
+        for each in super().__iter__():
+            yield evolve(each, messages=tuple({"role": m.role, "content": m.content} for m in each.messages))
+
+
+class NoContent(Chats):
+    """A turn without content holds null."""
+
+    def __iter__(self) -> Iterator[Document]:
+        for each in super().__iter__():
+            yield evolve(each, messages=(*each.messages, Message("assistant", None)))
 
 
 class HashOfStrings(Lines):
@@ -295,7 +334,7 @@ PATH = {"path": str(sample_path("dataset", planted(Lines)))}
 BROKEN = {
     "again-the-same": (Once, ShufflesItself),
     "two-at-once": (OnePlace, SharedCounter),
-    "documents-are-texts": (Bare, EmptyLines, NoPlace, Surrogates),
+    "documents-are-texts": (Bare, EmptyLines, NoPlace, Surrogates, BothForms, ForeignRoles, BareTurns, NoContent),
     "the-fingerprint-stays": (HashOfStrings, TimeOfReading, CountsReads),
     "the-fingerprint-follows-the-content": (NameOnly, SizeOnly, FirstBytes, ForgetsTheLimit),
     "a-missing-path-is-said": (SystemFault, Nameless, NothingThere),
@@ -309,6 +348,7 @@ CORRECT = [
     ("*", planted(Lines), PATH),
     ("*", planted(HeldInMemory), PATH),
     ("*", planted(LateError), PATH),
+    ("*", planted(Chats), PATH),
     ("*", planted(Endless, NoOptions), {}),
 ]
 """Components that no check may accuse."""

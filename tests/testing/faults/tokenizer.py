@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 from attrs import field, frozen
 
 from llmx import Component
@@ -23,6 +25,8 @@ BOS, EOS, BYTES = 0, 1, 2
 class LettersOptions:
     vocab_size: int = field(default=300)
     """Ids, the special tokens and the bytes included."""
+    special_tokens: tuple[str, ...] = ()
+    """Special tokens besides; they come last."""
 
 
 class Letters:
@@ -31,10 +35,13 @@ class Letters:
     bos_id: int | None = BOS
     eos_id: int | None = EOS
 
-    def __init__(self, letters: Sequence[str]) -> None:
-        self.letters = list(letters)
-        self.ids = {letter: BYTES + 256 + number for number, letter in enumerate(self.letters)}
-        self.vocab_size = BYTES + 256 + len(self.letters)
+    def __init__(self, letters: Sequence[str], special_tokens: Sequence[str] = ()) -> None:
+        self.letters, self.special_tokens = list(letters), list(special_tokens)
+        first = BYTES + 256
+        self.ids = {letter: first + number for number, letter in enumerate(self.letters)}
+        named = enumerate(self.special_tokens, first + len(self.letters))
+        self.specials = {"<bos>": BOS, "<eos>": EOS, **{name: number for number, name in named}}
+        self.vocab_size = first + len(self.letters) + len(self.special_tokens)
 
     @classmethod
     def build(cls, options: LettersOptions, texts: Iterable[str]) -> Self:
@@ -42,14 +49,23 @@ class Letters:
         for text in texts:
             counts.update(text)
         ranked = sorted(counts, key=lambda letter: (-counts[letter], letter))
-        return cls(ranked[: options.vocab_size - BYTES - 256])
+        return cls(ranked[: options.vocab_size - BYTES - 256 - len(options.special_tokens)], options.special_tokens)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        return cls(json.loads((folder / "letters.json").read_text(encoding="utf-8")))
+        return cls(*json.loads((folder / "letters.json").read_text(encoding="utf-8")))
 
     def save(self, folder: Path) -> None:
-        (folder / "letters.json").write_text(json.dumps(self.letters), encoding="utf-8")
+        saved = json.dumps([self.letters, self.special_tokens])
+        (folder / "letters.json").write_text(saved, encoding="utf-8")
+
+    def special_id(self, token: str) -> int | None:
+        return self.specials.get(token)
+
+    def encode_markup(self, text: str) -> list[int]:
+        parts = re.split(f"({'|'.join(map(re.escape, self.specials))})", text)
+        found = [[self.specials[part]] if at % 2 else self.encode(part) for at, part in enumerate(parts)]
+        return [each for ids in found for each in ids]
 
     def encode(self, text: str) -> list[int]:
         return [each for letter in text for each in self.spell(letter)]
@@ -67,7 +83,7 @@ class Letters:
         return b"".join(
             self.letters[each - first].encode() if each >= first else bytes([each - BYTES])
             for each in ids
-            if each >= BYTES
+            if BYTES <= each < first + len(self.letters)
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -115,16 +131,16 @@ class DummyPrefix(Letters):
 class BeyondTheEnd(Letters):
     """vocab_size forgets the last character: its id is out of the embedding."""
 
-    def __init__(self, letters: Sequence[str]) -> None:
-        super().__init__(letters)
+    def __init__(self, letters: Sequence[str], special_tokens: Sequence[str] = ()) -> None:
+        super().__init__(letters, special_tokens)
         self.vocab_size -= 1
 
 
 class Floats(Letters):
     """vocab_size comes back as a float from arithmetic."""
 
-    def __init__(self, letters: Sequence[str]) -> None:
-        super().__init__(letters)
+    def __init__(self, letters: Sequence[str], special_tokens: Sequence[str] = ()) -> None:
+        super().__init__(letters, special_tokens)
         self.vocab_size = self.vocab_size / 1
 
 
@@ -219,6 +235,66 @@ class Escapes(Letters):
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.raw(ids).decode("utf-8", "surrogateescape")
+
+
+class MarkupAsText(Letters):
+    """Markup is encoded as text is: the special tokens are spelt."""
+
+    def encode_markup(self, text: str) -> list[int]:
+        return self.encode(text)
+
+
+class KnowsEveryName(Letters):
+    """Any name has the id of the end token, as libraries give the id of the unknown token."""
+
+    def special_id(self, token: str) -> int | None:
+        return self.specials.get(token, EOS)
+
+
+class OtherTextInMarkup(Letters):
+    """White space beside special tokens is lost, and elsewhere too."""
+
+    def encode_markup(self, text: str) -> list[int]:
+        return super().encode_markup(text.strip())
+
+
+class DropsSpecialTokens(Letters):
+    """The special tokens that are asked for are not saved."""
+
+    def save(self, folder: Path) -> None:
+        (folder / "letters.json").write_text(json.dumps([self.letters, []]), encoding="utf-8")
+
+
+class SharesAnId(Letters):
+    """All special tokens that are asked for have one id."""
+
+    def __init__(self, letters: Sequence[str], special_tokens: Sequence[str] = ()) -> None:
+        super().__init__(letters, special_tokens)
+        self.specials |= dict.fromkeys(special_tokens, self.vocab_size - 1)
+
+
+class ReadsAskedFor(Letters):
+    """Special tokens that are asked for are made from text, as <think> is by libraries that only add it."""
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for number, part in enumerate(text.split("<think>")):
+            ids += [self.specials.get("<think>", EOS)] * (number > 0) + super().encode(part)
+        return ids
+
+
+class WideArrays(Letters):
+    """Arrays are of int64, as numpy makes them by itself."""
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.array(ids, dtype=np.int64) for ids in self.encode_batch(texts)]
+
+
+class SortedArrays(Letters):
+    """Arrays come in another order."""
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.array(self.encode(text), dtype=np.int32) for text in sorted(texts)]
 
 
 class CapitalLast(Letters):
@@ -345,8 +421,8 @@ class Unlearned(Letters):
     """Correct: bytes alone; the texts are not looked at."""
 
     @classmethod
-    def build(cls, _options: LettersOptions, _texts: Iterable[str]) -> Self:
-        return cls([])
+    def build(cls, options: LettersOptions, _texts: Iterable[str]) -> Self:
+        return cls([], options.special_tokens)
 
 
 class PrefixTakenAway(Letters):
@@ -384,6 +460,14 @@ FAULTS = [
     ("specials-are-never-made-from-text", planted(OwnSpecials)),
     ("specials-say-nothing", planted(ShowsSpecials)),
     ("specials-say-nothing", planted(StopsAtEos)),
+    ("markup", planted(MarkupAsText)),
+    ("markup", planted(KnowsEveryName)),
+    ("markup", planted(OtherTextInMarkup)),
+    ("special-tokens-that-are-asked-for", planted(DropsSpecialTokens)),
+    ("special-tokens-that-are-asked-for", planted(SharesAnId)),
+    ("special-tokens-that-are-asked-for", planted(ReadsAskedFor)),
+    ("arrays", planted(WideArrays)),
+    ("arrays", planted(SortedArrays)),
     ("broken-bytes", planted(Strict)),
     ("broken-bytes", planted(Silent)),
     ("broken-bytes", planted(Escapes)),

@@ -1,0 +1,131 @@
+"""`llmx tokenizer train`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmx.cli.common import given_names, name_options, split_arguments
+
+if TYPE_CHECKING:
+    from llmx.protocols import Document, Tokenizer
+    from llmx.recipe import Part, Recipe
+
+
+@click.command("train")
+@click.argument("arguments", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, which must be new.")
+@click.option("--json", "as_json", is_flag=True, help="Print what it was learned from as JSON.")
+@name_options
+def command(arguments: tuple[str, ...], out: Path, as_json: bool, **names: Any) -> None:
+    """Learn a tokenizer from the training documents of a recipe, as `llmx run` with the same arguments would.
+
+    A run reads what it wrote as `hf`, and so do other tools.
+
+    \b
+    llmx tokenizer train data.path=corpus.jsonl --tokenizer bpe tokenizer.vocab_size=8000 --out my-tokenizer
+    llmx run data.path=corpus.jsonl --tokenizer hf tokenizer.path=my-tokenizer
+    """
+    import json
+    import time
+
+    from llmx.api import layers_of
+    from llmx.errors import RecipeError
+    from llmx.recipe import Recipe
+
+    if out.exists():
+        raise RecipeError(f"--out {out}: exists already; give a new folder")
+    source, overrides = split_arguments(arguments)
+    recipe = Recipe.resolve(layers_of(source, overrides=overrides, **given_names(names)))
+    begin = time.monotonic()
+    tokenizer, facts = learn(recipe)
+    write(out, tokenizer, facts)
+    if as_json:
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    read = f"{facts['documents']:,} documents, {facts['characters']:,} characters"
+    click.echo(f"{facts['tokenizer']}: {facts['vocab_size']:,} ids from {read} in {time.monotonic() - begin:.1f} s")
+    click.echo(f"{out}: llmx run --tokenizer hf tokenizer.path={out}; llmx tokenizer inspect {out}")
+
+
+def learn(recipe: Recipe) -> tuple[Tokenizer, dict[str, Any]]:
+    """Return the tokenizer of a recipe, made from its training documents, and what it was learned from.
+
+    Raises:
+        RecipeError: the tokenizer learns nothing.
+        DataError: there is too little text.
+    """
+    from attrs import asdict
+
+    from llmx.errors import DataError, RecipeError
+    from llmx.progress import progress
+
+    documents = _training_documents(recipe)
+    first = next(documents, None)
+    if first is None:
+        raise DataError("tokenizer: there is no text to learn from; give more in data.path")
+    part = with_template(recipe, chat=bool(first.messages))
+    read = {"documents": 0, "characters": 0}
+    with progress("Reading the corpus for the tokenizer", "characters") as report:
+        texts = _texts(itertools.chain([first], documents), read, report)
+        tokenizer: Tokenizer = part.call(part.load().build, texts)
+    if not read["documents"]:
+        raise RecipeError(f"tokenizer.name = {part.name!r}: learns nothing from text; give --tokenizer bpe or another")
+    data = [{"label": source.label, "fingerprint": source.part.build().fingerprint()} for source in recipe.sources]
+    named = {"tokenizer": part.name, "vocab_size": tokenizer.vocab_size, "options": asdict(part.options)}
+    return tokenizer, {**named, **read, "held_out": recipe.data.held_out, "data": data}
+
+
+def with_template(recipe: Recipe, *, chat: bool) -> Part:
+    """Return the recipe's tokenizer, for a corpus of chats with the special tokens of its template."""
+    from attrs import evolve
+
+    part = recipe.tokenizer
+    if not (chat and hasattr(part.options, "special_tokens")):
+        return part
+    specials = dict.fromkeys((*part.options.special_tokens, *recipe.template.build(None).specials))
+    return evolve(part, options=evolve(part.options, special_tokens=tuple(specials)))
+
+
+def write(folder: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+    """Write a tokenizer's folder in one step, what it was learned from beside the names in `llmx.json`."""
+    import json
+    import shutil
+
+    from llmx.files import fsync_folder, temporary_beside
+    from llmx.pretrained import LLMX, read_json, save_tokenizer
+
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(folder)
+    try:
+        save_tokenizer(temporary, tokenizer, facts["tokenizer"])
+        kept = {**read_json(temporary / LLMX), "learned_from": facts}
+        (temporary / LLMX).write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        fsync_folder(temporary)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _training_documents(recipe: Recipe) -> Iterator[Document]:
+    """Yield the documents of every source that are not held out, one source after the other."""
+    from llmx.data.split import Split
+
+    split = Split(recipe.data.held_out)
+    for source in recipe.sources:
+        yield from (document for name, document in split(source.part.build()) if name == "train")
+
+
+def _texts(documents: Iterator[Document], read: dict[str, int], report: Callable[[int], None]) -> Iterator[str]:
+    from llmx.data.prepare import texts_of
+
+    for document in documents:
+        read["documents"] += 1
+        for text in texts_of(document):
+            read["characters"] += len(text)
+            report(read["characters"])
+            yield text

@@ -1,0 +1,120 @@
+"""Who is held out: whole documents by their content, or the ends of few texts."""
+
+from __future__ import annotations
+
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmx.data import split
+from llmx.data.split import Split
+from llmx.protocols import Document, Message
+
+
+def documents(count: int, words: int = 20) -> list[Document]:
+    return [Document(" ".join(f"w{n}x{i}" for i in range(words)), f"{n}") for n in range(count)]
+
+
+def chats(count: int) -> list[Document]:
+    return [Document("", f"{n}", (Message("user", f"question {n}"), Message("assistant", "yes"))) for n in range(count)]
+
+
+@given(st.integers(20, 400), st.floats(0.05, 0.5), st.sampled_from([documents, chats]))
+@settings(max_examples=30, deadline=None)
+def test_every_document_is_in_one_split_and_both_have_some(count: int, held_out: float, make) -> None:  # type: ignore[no-untyped-def]
+    """Nothing is lost, doubled, changed or in both, whatever the corpus and the share."""
+    dealt = list(Split(held_out)(make(count)))
+    assert [document for _, document in dealt] == make(count)
+    assert {name for name, _ in dealt} == {"train", "val"}
+
+
+def test_a_document_keeps_its_split_when_others_come() -> None:
+    """The hash of its content decides, not its place, its origin or its neighbours; for texts and chats alike."""
+    few, many = documents(500) + chats(500), chats(1000) + documents(1000)
+    before = {document: name for name, document in Split(0.05)(few)}
+    after = {document: name for name, document in Split(0.05)(reversed(many))}
+    assert before.items() <= after.items()
+    assert 0.03 < sum(name == "val" for name in after.values()) / 2000 < 0.07
+    elsewhere = [evolve(document, origin="elsewhere") for document in documents(500)]
+    moved = {document.text: name for name, document in Split(0.05)(elsewhere)}
+    assert moved == {document.text: name for document, name in before.items() if document.text}
+
+
+def test_equal_documents_share_a_split() -> None:
+    """A copy of a training document is never held out, nor one whose turns are trained on otherwise."""
+    for first in (documents(100), chats(100)):
+        copies = [evolve(d, messages=tuple(evolve(turn, loss=False) for turn in d.messages)) for d in first]
+        dealt = [name for name, _ in Split(0.2)(first + copies)]
+        assert dealt[:100] == dealt[100:]
+
+
+def test_what_a_chat_says_decides() -> None:
+    """Role, content, reasoning and calls of a turn each change the hash; half a surrogate pair is no obstacle."""
+    turn = Message("assistant", "yes", reasoning="so", tool_calls=({"name": "f", "arguments": {"x": 1, "y": 2}},))
+    calls = ({"name": "f", "arguments": {"x": 1, "y": 3}},)
+    others = [{"role": "user"}, {"content": "yes\ud800"}, {"reasoning": ""}, {"tool_calls": calls}]
+    hashes = {split.fraction(Document("", "", (evolve(turn, **other),))) for other in [{}, *others]}
+    assert len(hashes) == 5
+    in_other_order = evolve(turn, tool_calls=({"arguments": {"y": 2, "x": 1}, "name": "f"},))
+    assert split.fraction(Document("", "", (in_other_order,))) in hashes
+
+
+def test_the_end_of_few_texts_is_held_out() -> None:
+    """One long text gives its last part, cut where a line ends, and nothing is lost."""
+    text = "\n".join(f"line {i} of the text" for i in range(1000))
+    (first, train), (second, val) = Split(0.05)([Document(text, "t")])
+    assert (first, second) == ("train", "val")
+    assert train.text + val.text == text
+    assert train.text.endswith("\n")
+    assert 0.03 < len(val.text) / len(text) < 0.05
+    assert train.origin == val.origin == "t"
+
+
+def test_a_text_of_one_paragraph_is_cut_all_the_same() -> None:
+    """A line that never ends leaves something to hold out."""
+    (_, train), (_, val) = Split(0.05)([Document("word " * 6000 + "\n", "t")])
+    assert 0.03 < len(val.text) / 30_000 <= 0.05
+    assert train.text + val.text == "word " * 6000 + "\n"
+
+
+def test_of_few_chats_a_whole_one_is_held_out() -> None:
+    """No chat is cut: of two or more one is held out, the same in any order; one alone is trained on."""
+    for count in range(2, 19):
+        dealt = list(Split(0.05)(chats(count)))
+        assert [document for _, document in dealt] == chats(count)
+        held_out = [document for name, document in dealt if name == "val"]
+        assert held_out == [min(chats(count), key=split.fraction)]
+        assert held_out == [document for name, document in Split(0.05)(reversed(chats(count))) if name == "val"]
+    assert [name for name, _ in Split(0.05)(chats(1))] == ["train"]
+    assert [name for name, _ in Split(0.05)(chats(1) * 3)] == ["train"] * 3
+
+
+def test_few_texts_and_chats_together() -> None:
+    """Each goes by its own rule."""
+    dealt = list(Split(0.05)(documents(2, 200) + chats(3)))
+    assert [name for name, document in dealt if document.text] == ["train", "val"] * 2
+    assert sorted(name for name, document in dealt if document.messages) == ["train", "train", "val"]
+
+
+def test_only_as_many_documents_are_held_as_are_needed() -> None:
+    """A large corpus streams: with a share of 5 % some tens of documents are taken before the first is dealt."""
+    taken = 0
+
+    def stream():  # type: ignore[no-untyped-def]
+        nonlocal taken
+        for taken, document in enumerate(documents(2000), start=1):  # noqa: B007
+            yield document
+
+    next(Split(0.05)(stream()))
+    assert 20 <= taken < 100  # 200 would be taken before the smallest hash of all is held out
+
+
+def test_no_share_holds_out_nothing() -> None:
+    """`data.held_out = 0` trains on everything."""
+    assert {name for name, _ in Split(0)(documents(50) + chats(50))} == {"train"}
+
+
+def test_cut_point_never_leaves_the_text() -> None:
+    """Without lines or words the share itself is the cut."""
+    assert split.cut_point("a" * 100, 0.5) == 50
+    assert split.cut_point("", 0.5) == 0
