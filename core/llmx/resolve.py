@@ -104,15 +104,18 @@ class Resolver:
             facts = self._options(SourceOptions, {k: table.pop(k) for k in ("label", "weight") if k in table}, where)
             part = self._dataset(table, where)
             if part is not None and facts is not None:
-                label = facts.label or PurePath(str(values.get("path", part.offer.component.name))).stem
+                label = facts.label or stem(values.get("path", part.offer.component.name))
                 taken = {source.label for source in found}
                 found.append(Source(label if label not in taken else f"{label}-{number + 1}", facts.weight, part))
         return tuple(found)
 
     def _reader(self, path: Leaf) -> Offer | None:
-        """Return the dataset that reads files with the ending of a path."""
-        suffix = PurePath(str(path.value)).suffix.lower()
-        return self.registry.handling("dataset", suffix) if suffix else None
+        """Return the dataset that reads files with the ending of a path, or of the first of several."""
+        for suffix in endings(path.value):
+            offer = self.registry.handling("dataset", suffix)
+            if offer is not None:
+                return offer
+        return None
 
     def _check_reader(self, name: Leaf, path: Leaf) -> None:
         """Note a fault where a path given later than the dataset's name ends in what another dataset reads."""
@@ -196,3 +199,20 @@ class Resolver:
         homes = [f"{section}.{name}" for section, cls in CORE_SECTIONS.items() if name in fields_dict(cls)]
         near = homes or difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
         self.faults.append(f"{origin}: {name}: no such section; nearest: {', '.join(near)}")
+
+
+def file_name(path: Any) -> str:
+    """Return the last part of a path or a URL, without a query; of the first of several."""
+    first = path[0] if isinstance(path, list) and path else path
+    return PurePath(str(first).partition("?")[0]).name
+
+
+def endings(path: Any) -> list[str]:
+    """Return the endings of a path, the longest first: `.jsonl.gz`, `.gz`."""
+    suffixes = [suffix.lower() for suffix in PurePath(file_name(path)).suffixes]
+    return ["".join(suffixes[at:]) for at in range(len(suffixes))]
+
+
+def stem(path: Any) -> str:
+    """Return what a source is called by its path: the name of the file without endings."""
+    return file_name(path).split(".")[0] or "source"

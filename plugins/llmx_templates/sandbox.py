@@ -134,7 +134,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def wrap_str_format(self, value: Any) -> None:
         """Leave out `str.format`, which Jinja's sandbox allows: its widths make texts of any length."""
 
-    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call what a template calls."""
         self.meter.charge(0)
         owner = getattr(obj, "__self__", None)

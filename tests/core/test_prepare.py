@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from llmx import DataError, LlmxError, PluginError, progress
+from llmx.api import layers_of
+from llmx.corpora import new_corpora
 from llmx.data import blocks, engine, journal, prepare, workers
 from llmx.data.encode import Encoder, LossMask
 from llmx.data.prepare import Prepared, prepared
@@ -26,6 +28,7 @@ from llmx.data.split import Split
 from llmx.data.store import TokenStore, file_sha256
 from llmx.errors import MissingPackageError
 from llmx.protocols import Document
+from llmx.recipe import Recipe
 from llmx_tokenizers import CharOptions
 from llmx_tokenizers.char import CharTokenizer
 
@@ -445,7 +448,9 @@ def test_without_ray_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch
         prepare.prepare(Words(["a text"]), Split(0), plain(Bytes()), "hash", engine="ray")
 
 
-def test_the_command_prepares_what_a_run_reads(corpus: Path, tmp_path: Path, llmx_cli: Cli) -> None:
+def test_the_command_prepares_what_a_run_reads(
+    corpus: Path, tmp_path: Path, llmx_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It says where the store is and what is in it; the second time it was there; torch is not imported for it."""
     asked = ("data", "prepare", f"data.path={corpus}", "--tokenizer", "char", "--json")
     environment = {"LLMX_CACHE": str(tmp_path), "PYTHONPROFILEIMPORTTIME": "1"}
@@ -455,6 +460,9 @@ def test_the_command_prepares_what_a_run_reads(corpus: Path, tmp_path: Path, llm
     assert (one["made"], two["made"]) == (True, False)
     assert one["folder"] == two["folder"]
     assert one["folder"].startswith(str(tmp_path))
+    monkeypatch.setenv("LLMX_CACHE", str(tmp_path))
+    recipe = Recipe.resolve(layers_of(None, overrides=[f"data.path={corpus}"], tokenizer="char"))
+    assert new_corpora(recipe).folders == [Path(one["folder"])]
     assert one["splits"]["train"]["tokens"] == TokenStore(Path(one["folder"]), "train").tokens
     assert one["bytes"] == sum(path.stat().st_size for path in Path(one["folder"]).glob("*.arrow"))
     imported = re.findall(r"\|\s+(\S+)$", first.stderr, re.MULTILINE)

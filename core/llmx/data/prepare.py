@@ -21,7 +21,7 @@ from llmx.data.split import Split
 from llmx.data.store import FORMAT, verify
 from llmx.errors import DataError, LlmxError
 from llmx.progress import progress
-from llmx.protocols import Dataset, Document, Tokenizer
+from llmx.protocols import Dataset, Document
 
 if TYPE_CHECKING:
     from llmx.data.encode import Encoder
@@ -197,10 +197,3 @@ def _full(error: OSError, part: Path) -> LlmxError:
         shutil.rmtree(part, ignore_errors=True)
     after = "the same command then goes on from the last whole shard" if kept else "then start again"
     return LlmxError(f"{part.parent}: {error.strerror}: free space or set LLMX_CACHE to a folder with more; {after}")
-
-
-def encode_document(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """Put the beginning and end tokens that the tokenizer has around a document."""
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    return [*begin, *ids, *end]

@@ -121,13 +121,6 @@ class HeldOut:
         return dict(totals)
 
 
-def held_out_batches(
-    stores: Sequence[TokenStore], packing: Packing, length: int, rows: int, most_tokens: int | None
-) -> Iterator[Batch]:
-    """Yield the held-out rows of stores, as `HeldOut` does; to read them more than once, make one of those."""
-    return HeldOut(stores, packing, length).batches(rows, most_tokens)
-
-
 def _in_order(store: TokenStore, packing: Packing, length: int) -> Rows:
     """Return rows of which the first ones stand for all: a stream as it is, documents shuffled."""
     if packing == "stream" or (packing == "auto" and not store.masked):

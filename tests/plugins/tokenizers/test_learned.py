@@ -188,7 +188,10 @@ def test_too_many_special_tokens_name_a_size_that_works(build, name, size):
         build(name, vocab_size=size, special_tokens=CHAT)
 
 
-def test_our_own_special_tokens_may_be_named(build):
-    """A template that names <eos> gets the one there is."""
-    tokenizer = build("bpe", vocab_size=300, special_tokens=["<eos>", "<x>"])
-    assert (tokenizer.special_id("<eos>"), tokenizer.special_id("<x>")) == (3, 4)
+@pytest.mark.parametrize("name", ["char", "sentencepiece", "bpe"])
+def test_our_own_special_tokens_may_be_named(build, name):
+    """A template that names <eos> gets the one there is; of two names that begin alike the longer one is read."""
+    tokenizer = build(name, vocab_size=380, special_tokens=["<eos>", "<x", "<x>"])
+    assert [tokenizer.special_id(each) for each in ("<eos>", "<x", "<x>")] == [3, 4, 5]
+    assert tokenizer.encode_markup("<x><x<eos>") == [5, 4, 3]
+    assert tokenizer.encode("a")[0] >= 6

@@ -39,7 +39,7 @@ def byte_bpe(pattern=QWEN2, *, normal=True, named=NAMED, size=600):
     alphabet = ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(CORPUS, trainer)
-    made.add_tokens(list(named[:-1]))
+    made.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in named[:-1]])
     made.add_special_tokens(list(named[-1:]))
     made.encode_special_tokens = True
     return made
@@ -160,6 +160,8 @@ def other_forms():
     swapped = [*merges[:50], merges[90], *merges[51:90], merges[50], *merges[91:]]
     split, spell = form["pre_tokenizer"]["pretokenizers"]
     broad = {**form["added_tokens"][0], "lstrip": True}
+    letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    beyond = {**letters, "bc": 256, "ab": 257, "abc": 258}  # of "abc" the end is joined first, and then nothing more
     overlapping = byte_bpe(named=("<a<", "<b>", "<c>"))
     return {
         "merges out of order": changed(plain, model__merges=swapped),
@@ -174,6 +176,9 @@ def other_forms():
         "names that overlap": overlapping,
         "dropout": changed(plain, model__dropout=0.1),
         "a word no merge makes": changed(plain, model__vocab={**vocab, "zzzz": 700}, model__ignore_merges=True),
+        "a token that is not reached": changed(
+            byte_bpe(named=()), model__vocab=beyond, model__merges=[["b", "c"], ["a", "b"], ["ab", "c"]]
+        ),
         "a byte that is missing": changed(plain, model__vocab={k: v for k, v in vocab.items() if k != "\u0100"}),
         "no BPE": tokenizers.Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")),
     }

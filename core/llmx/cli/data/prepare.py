@@ -39,7 +39,8 @@ def command(
     Stopped at any moment it goes on from the last whole shard. The cache is in LLMX_CACHE, or in ~/.cache/llmx.
     """
     from llmx.api import layers_of
-    from llmx.data.corpus import make_encoder, make_tokenizer, prepare_sources, tokenizer_digest
+    from llmx.corpora import make_reading
+    from llmx.data.prepare import prepared
     from llmx.recipe import Recipe
     from llmx.registry import Registry
 
@@ -47,10 +48,11 @@ def command(
     registry = Registry()
     warn_of_broken(registry)
     recipe = Recipe.resolve(layers_of(source, overrides=overrides, **given_names(names)), registry)
-    tokenizer = make_tokenizer(recipe)
-    encoder, digest = make_encoder(recipe, tokenizer), tokenizer_digest(recipe, tokenizer)
+    made = make_reading(recipe)
     rows, began = [], time.monotonic()
-    for label, done in prepare_sources(recipe, encoder, digest, engine=engine, workers=workers, every_byte=verify):
+    for label, dataset in made.datasets.items():
+        given = (dataset, made.split, made.encoder, made.digest)
+        done = prepared(*given, engine=engine, workers=workers, every_byte=verify)
         rows.append(_facts(label, done, time.monotonic() - began))
         began = time.monotonic()
         if not as_json:
