@@ -292,8 +292,8 @@ def register_listeners(run: Run) -> None:
         run.hooks.register(_listener(run, part), f"logger {part.name}")
     for part in run.recipe.callbacks:
         run.hooks.register(_listener(run, part), f"callback {part.name}")
-    for path in run.recipe.hooks:
-        run.hooks.register(load_hooks_file(Path(path)), f"hooks {path}")
+    for number, path in enumerate(run.recipe.hooks, 1):  # not by its folder: a project that is moved resumes
+        run.hooks.register(load_hooks_file(Path(path)), f"hooks {number} {Path(path).name}")
 
 
 def _listener(run: Run, part: Any) -> object:
