@@ -42,10 +42,15 @@ def test_an_adapter_trains_resumes_and_is_merged(small: list[str], tmp_path: Pat
     longer = [*small, "train.steps=6", "checkpoint.every=3"]
     given = {"tokenizer": "char", "adapter": ["low"], "logger": ["jsonl"]}
     through = llmx.run(overrides=longer, out=tmp_path / "through", **given)
-    llmx.run(overrides=[*longer, "train.steps=3"], out=tmp_path / "r", **given)
-    llmx.run(tmp_path / "r", resume=True, overrides=["train.steps=6"], scheduler="constant")
-    other = llmx.run(overrides=[*longer], out=tmp_path / "same", **given)
-    assert all(torch.equal(a, b) for a, b in zip(through.weights().values(), other.weights().values(), strict=True))
+    hooks = tmp_path / "stop.py"
+    hooks.write_text(
+        "from llmx import hookimpl\n@hookimpl\ndef llmx_after_checkpoint(run):\n"
+        "    if run.state.step == 3: run.stop('here')\n"
+    )
+    llmx.run(overrides=longer, out=tmp_path / "r", hooks=[str(hooks)], **given)
+    resumed = llmx.run(tmp_path / "r", resume=True)
+    assert resumed.state.step == 6
+    assert all(torch.equal(a, b) for a, b in zip(through.weights().values(), resumed.weights().values(), strict=True))
     trained = [name for name, each in through.module.named_parameters() if each.requires_grad]
     assert trained
     assert all("lora_" in name for name in trained)
