@@ -69,6 +69,7 @@ class Run:
         schedule: factor on the peak learning rates at each update.
         precision: "fp32", "bf16" or "fp16", as chosen for the device.
         stop_reason: set by `stop`; the run ends after the step at hand.
+        samples: at the end, pairs of a prompt and how the exported model continues it.
     """
 
     id: str
@@ -92,6 +93,7 @@ class Run:
     hooks: RunHooks = field(factory=RunHooks)
     state: TrainState = field(factory=TrainState)
     stop_reason: str | None = None
+    samples: list[tuple[str, str]] = field(factory=list)
 
     def stop(self, reason: str) -> None:
         """End the run after the step at hand, as if it were the last one."""

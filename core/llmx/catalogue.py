@@ -122,7 +122,7 @@ def read_catalogue() -> Catalogue:
 def _read(path: Path, entries: list[KnownPlugin], faults: list[str]) -> None:
     try:
         with path.open("rb") as file:
-            tables = tomllib.load(file).get("plugin", [])
+            tables = tomllib.load(file).get("plugin")
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         faults.append(f"{path}: is no catalogue of plugins: {reason}")

@@ -21,6 +21,7 @@ from attrs import frozen
 from llmx import hookspecs
 from llmx.component import KINDS, Component
 from llmx.errors import place_of
+from llmx.hookcheck import wrong_hooks
 
 GROUP = "llmx"
 
@@ -160,6 +161,8 @@ def offers_of(module: ModuleType) -> list[tuple[str, Component]]:
             one name twice.
     """
     _check_marks(module)
+    for line, function in wrong_hooks(module):
+        raise OfferError(line, function)
     manager = pluggy.PluginManager("llmx")
     manager.add_hookspecs(hookspecs)
     try:

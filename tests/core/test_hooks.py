@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import llmx
 from llmx import LlmxError, RecipeError, hookspecs
 from llmx.assembly import Run
 from llmx.component import KINDS
+from llmx.train.hooks import load_hooks_file
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -168,6 +170,20 @@ def test_a_run_that_fails_announces_that_alone(small: list[str], tmp_path: Path)
     assert log.startswith("failed at 2: llmx_after_step: ")
     assert log.count("failed") == 1
     assert "done" not in log
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_the_cookbooks_hooks_print_once(main: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the main process of a run alone."""
+    hooks: Any = load_hooks_file(Path(__file__).parents[2] / "cookbook" / "write-hooks" / "my_hooks.py")
+    stand_in = SimpleNamespace(
+        world=SimpleNamespace(main=main),
+        state=SimpleNamespace(step=3),
+        prompts=lambda: ["The ", "A "],
+        generate=lambda *_, **__: "end",
+    )
+    hooks.llmx_after_eval(stand_in, {})
+    assert capsys.readouterr().out == ("step 3: The end\n" if main else "")
 
 
 # --- what may be changed --------------------------------------------------------------------------------------------
@@ -382,8 +398,14 @@ def test_hooks_of_a_recipe_stand_beside_it(small: list[str], tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("@hookimpl\ndef llmx_after_stap(run): pass", r"unknown hook 'llmx_after_stap'"),
-        ("@hookimpl\ndef llmx_after_step(run, metric): pass", r"my_hooks\.py.*\{'metric'\}"),
+        (
+            "@hookimpl\ndef llmx_after_stap(run): pass",
+            r"my_hooks\.py:3: unknown hook 'llmx_after_stap'; nearest: llmx_after_step",
+        ),
+        (
+            "@hookimpl\ndef llmx_after_step(run, metric): pass",
+            r"my_hooks\.py:3: llmx_after_step asks for metric, and the hook has run, metrics",
+        ),
         (
             "@hookimpl\ndef llmx_optimizers(): return []",
             r"my_hooks\.py: llmx_optimizers offers parts: it belongs in a pl",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from llmx import pretrained
 from llmx.errors import CheckpointError
+from llmx.files import kept_bytes
 from llmx.pretrained import Pretrained
 from llmx.recipe import Recipe
 from llmx.registry import Registry
@@ -22,6 +24,9 @@ from llmx.train.adapt import adapt, merged
 if TYPE_CHECKING:
     from llmx.assembly import Run
 
+
+SAMPLES = "samples.jsonl"
+"""File of the run folder with a row for each text: `{"step": int, "prompt": str, "text": str}`."""
 
 ENDED = "ended_at_step"
 """Key of `llmx.json`: the step after which the run ended, the weights being those or the best."""
@@ -35,8 +40,25 @@ def export(run: Run) -> Path:
         run.hooks.announce("llmx_before_export", leave_out=strangers, run=run)
         model = merged(run.model, zip(run.recipe.adapters, run.adapters, strict=True))
         pretrained.save(folder, model, cast(nn.Module, model).state_dict(), run.tokenizer, facts)
+        run.samples = [(prompt, run.generate(prompt)) for prompt in run.prompts()]
         run.hooks.announce("llmx_after_export", leave_out=strangers, run=run, path=folder)
+    _keep_samples(run)
     return folder
+
+
+def _keep_samples(run: Run) -> None:
+    """Add the texts of the exported model to `samples.jsonl`, from which the report takes them."""
+    if not run.samples:
+        return
+    path = run.folder / SAMPLES
+    with path.open("a", encoding="utf-8") as file:
+        file.truncate(kept_bytes(path, run.state.step))
+        told = {(row["step"], row["prompt"]) for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+        for prompt, text in run.samples:
+            if (run.state.step, prompt) not in told:
+                file.write(
+                    json.dumps({"step": run.state.step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n"
+                )
 
 
 def exported_step(folder: Path) -> int | None:

@@ -16,6 +16,7 @@ import pluggy
 from llmx import hookspecs
 from llmx.component import KINDS
 from llmx.errors import LlmxError, PluginError, RecipeError, place_of
+from llmx.hookcheck import place, wrong_hooks
 
 
 class RunHooks:
@@ -30,7 +31,10 @@ class RunHooks:
 
         Raises:
             PluginError: it implements a hook that does not exist, or with arguments that the hook does not have.
+            RecipeError: a listener of that name is there.
         """
+        for line, function in wrong_hooks(listener):
+            raise PluginError(f"{name}: {place(function)}: {line}")
         if self._manager.has_plugin(name):
             raise RecipeError(f"{name}: is given twice")
         try:
@@ -99,6 +103,8 @@ def load_hooks_file(path: Path) -> ModuleType:
     except Exception as error:  # the user's own code: say where it failed
         raise RecipeError(f"hooks: {path}: {place_of(error)}: {type(error).__name__}: {error}") from error
     functions = [f for name, f in inspect.getmembers(module, inspect.isfunction) if name.startswith("llmx_")]
+    for line, function in wrong_hooks(module):
+        raise RecipeError(f"hooks: {place(function)}: {line}")
     offers = [f.__name__ for f in functions if f.__name__ in {f"llmx_{kind}s" for kind in KINDS}]
     if offers:
         raise RecipeError(f"hooks: {path}: {offers[0]} offers parts: it belongs in a plugin (llmx plugins new)")

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -31,6 +32,8 @@ def command(name: str, yes: bool, upgrade: bool, dry_run: bool) -> None:
     from llmx.plugins import incompatible
 
     entry = _find(name)
+    if entry.is_path and not Path(entry.requires).is_dir():
+        raise LlmxError(f"{entry.name}: the catalogue says that its project is in {entry.requires}: no such folder")
     if not entry.lack and not upgrade:
         click.echo(f"{entry.name} is installed ({entry.requires}). {_next(entry)}")
         return
@@ -71,6 +74,8 @@ def _find(name: str) -> KnownPlugin:
     catalogue = read_catalogue()
     found = catalogue.called(name)
     if len(found) == 1:
+        for fault in catalogue.faults:
+            click.echo(f"llmx: {fault}", err=True)
         return found[0]
     if found:
         choices = " or ".join(sorted(f"{entry.distribution}:{entry.name}" for entry in found))
