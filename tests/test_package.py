@@ -28,7 +28,8 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
     subprocess.run(install, check=True, capture_output=True)
     code = (
         "import json, llmx\nfrom llmx.catalogue import read_catalogue\nfrom llmx.registry import Registry\n"
-        "print(json.dumps([llmx.__file__, len(read_catalogue().entries), len(Registry().plugins), len(Registry().broken)]))"
+        "registry, known = Registry(), len(read_catalogue().entries)\n"
+        "print(json.dumps([llmx.__file__, known, len(registry.plugins), len(registry.broken)]))"
     )
     env = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
