@@ -27,8 +27,9 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     code = (
-        "import json, llmx\nfrom llmx.registry import Registry, catalogue\n"
-        "print(json.dumps([llmx.__file__, len(catalogue()), len(Registry().plugins), len(Registry().broken)]))"
+        "import json, llmx\nfrom llmx.catalogue import read_catalogue\nfrom llmx.registry import Registry\n"
+        "registry, known = Registry(), len(read_catalogue().entries)\n"
+        "print(json.dumps([llmx.__file__, known, len(registry.plugins), len(registry.broken)]))"
     )
     env = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
@@ -36,4 +37,5 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
     )
     where, known, found, broken = json.loads(done.stdout)
     assert where.startswith(str(site))
-    assert (known, found, broken) == (len(plugins), len(plugins), 0)
+    assert known >= found  # an extra is an entry of its own
+    assert (found, broken) == (len(plugins), 0)

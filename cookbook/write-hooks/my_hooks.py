@@ -45,5 +45,6 @@ def llmx_after_step(run, metrics):
 @hookimpl
 def llmx_after_eval(run, metrics):
     """A text now and then says more than a number; generating changes nothing about the run."""
-    for prompt in run.prompts()[:1]:
-        print(f"step {run.state.step}: {prompt}{run.generate(prompt, max_new_tokens=30)}")
+    if run.world.main:  # every process of a torchrun comes here; one tells
+        for prompt in run.prompts()[:1]:
+            print(f"step {run.state.step}: {prompt}{run.generate(prompt, max_new_tokens=30)}")

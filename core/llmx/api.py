@@ -50,11 +50,22 @@ def layers_of(
     for section, value in names.items():
         layers.append(Layer(f"--{section}", {section: value if isinstance(value, str) else list(value)}))
     if hooks:
-        given = [str(Path(path).resolve()) for path in hooks]
-        layers.append(Layer("--hooks", {"hooks": list(dict.fromkeys([*_hooks_so_far(layers), *given]))}))
+        layers.append(Layer("--hooks", {"hooks": list(dict.fromkeys([*_hooks_so_far(layers), *hooks]))}))
     if isinstance(overrides, Mapping):
-        return layers + [_override(key, value) for key, value in overrides.items()]
-    return layers + override_layers(overrides)
+        layers += [_override(key, value) for key, value in overrides.items()]
+    else:
+        layers += override_layers(overrides)
+    return [_with_absolute_hooks(layer) for layer in layers]
+
+
+def _with_absolute_hooks(layer: Layer) -> Layer:
+    """Take hooks files from the working folder, so that a run can be resumed from another one."""
+    hooks = layer.values.get("hooks")
+    if not (isinstance(hooks, list) and all(isinstance(path, str) for path in hooks)):
+        return layer  # what is wrong with it is told when the recipe is resolved
+    return Layer(
+        layer.origin, {**layer.values, "hooks": list(dict.fromkeys(str(Path(path).resolve()) for path in hooks))}
+    )
 
 
 def _hooks_so_far(layers: Sequence[Layer]) -> list[str]:
@@ -184,11 +195,11 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
             export(run)
         world.wait()
         run.hooks.announce("llmx_after_run", run=run)
-        if world.main:
-            _write_report(target)
     except BaseException as error:
         report_failure(run, error)
         raise
+    if world.main:
+        _write_report(target)
     leave_world()
     return run
 

@@ -66,6 +66,7 @@ class Run:
         schedule: factor on the peak learning rates at each update.
         precision: "fp32", "bf16" or "fp16", as chosen for the device.
         stop_reason: set by `stop`; the run ends after the step at hand.
+        samples: at the end, pairs of a prompt and how the exported model continues it.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Run:
     hooks: RunHooks = field(factory=RunHooks)
     state: TrainState = field(factory=TrainState)
     stop_reason: str | None = None
+    samples: list[tuple[str, str]] = field(factory=list)
 
     def stop(self, reason: str) -> None:
         """End the run after the step at hand, as if it were the last one."""
@@ -256,8 +258,8 @@ def register_listeners(run: Run) -> None:
         run.hooks.register(_listener(run, part), f"logger {part.name}")
     for part in run.recipe.callbacks:
         run.hooks.register(_listener(run, part), f"callback {part.name}")
-    for path in run.recipe.hooks:
-        run.hooks.register(load_hooks_file(Path(path)), f"hooks {path}")
+    for number, path in enumerate(run.recipe.hooks, 1):  # not by its folder: a project that is moved resumes
+        run.hooks.register(load_hooks_file(Path(path)), f"hooks {number} {Path(path).name}")
 
 
 def _listener(run: Run, part: Any) -> object:

@@ -17,10 +17,12 @@ VARIABLE = "LLMX_REGISTRY"
 STATUSES = ("built-in", "maintained", "experimental", "retired")
 
 
-def _known_kinds(_: Any, __: Any, value: dict[str, list[str]]) -> None:
+def _parts(_: Any, __: Any, value: dict[str, list[str]]) -> None:
     unknown = [kind for kind in value if kind not in KINDS]
     if unknown:
         raise ValueError(f"has no such kind as {unknown[0]!r}; kinds: {', '.join(KINDS)}")
+    if not value or not all(value.values()):
+        raise ValueError("must name a part of each kind it lists, and one at least")
 
 
 @frozen(kw_only=True)
@@ -34,9 +36,9 @@ class KnownPlugin:
     requires: str
     """What pip installs: a requirement (`llmx-lion>=0.2`, `llmx[wandb]`), or a path that begins with `.` or `/`, taken
     from the folder of the catalogue."""
-    llmx_api: str
+    llmx_api: str = field(validator=validators.matches_re(r"\d+\.\d+"))
     """The plugin API it was written for, `MAJOR.MINOR`."""
-    provides: dict[str, list[str]] = field(validator=_known_kinds)
+    provides: dict[str, list[str]] = field(validator=_parts)
     """Names of parts by kind."""
     source: str
     """Where its code is: an address, or a folder of this repository."""
@@ -50,12 +52,25 @@ class KnownPlugin:
 
     @property
     def distribution(self) -> str:
-        """The name of what pip installs, without version and extras."""
-        if self.requires.startswith((".", "/")):
-            return Path(self.requires).name
+        """The name of what pip installs, without version and extras; of a path, what its pyproject.toml says.
+
+        Raises:
+            packaging.requirements.InvalidRequirement: there is none.
+        """
         from packaging.requirements import Requirement
 
-        return Requirement(self.requires).name
+        return Requirement(_project_name(Path(self.requires)) if self.is_path else self.requires).name
+
+    @property
+    def is_path(self) -> bool:
+        return self.requires.startswith((".", "/"))
+
+    @property
+    def lack(self) -> str:
+        """What is missing of it here, empty if nothing: "is not installed"."""
+        from llmx.requirements import unmet
+
+        return unmet(self.distribution if self.is_path else self.requires)
 
 
 @frozen
@@ -70,7 +85,13 @@ class Catalogue:
         return [entry for entry in self.entries if name in entry.provides.get(kind, ())]
 
     def called(self, name: str) -> list[KnownPlugin]:
-        """Return the entries that a user may mean by a name: their own, their distribution's, or a part's."""
+        """Return the entries that a user may mean by a name: their own, their distribution's, or a part's.
+
+        `distribution:name` means one of several that are called alike.
+        """
+        distribution, _, bare = name.rpartition(":")
+        if distribution:
+            return [entry for entry in self.called(bare) if entry.distribution == distribution]
         exact = [entry for entry in self.entries if entry.name == name]
         return exact or [
             entry
@@ -101,7 +122,7 @@ def read_catalogue() -> Catalogue:
 def _read(path: Path, entries: list[KnownPlugin], faults: list[str]) -> None:
     try:
         with path.open("rb") as file:
-            tables = tomllib.load(file).get("plugin", [])
+            tables = tomllib.load(file).get("plugin")
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         faults.append(f"{path}: is no catalogue of plugins: {reason}")
@@ -114,21 +135,32 @@ def _read(path: Path, entries: list[KnownPlugin], faults: list[str]) -> None:
         faults.extend(f"{path}: {fault.path}: {fault.message}" for fault in wrong)
         if entry is None:
             continue
-        fault = _bad_requirement(entry)
+        placed = _placed(entry, path)
+        fault = _bad_requirement(placed)
         if fault:
-            faults.append(f"{path}: plugin {entry.name}.requires: {fault}")
+            faults.append(f"{path}: plugin {entry.name}.requires = {entry.requires!r}: {fault}")
         else:
-            entries.append(_placed(entry, path))
+            entries.append(placed)
 
 
 def _bad_requirement(entry: KnownPlugin) -> str:
+    """Return why pip could not install what an entry requires, empty if it may."""
     from packaging.requirements import InvalidRequirement
 
     try:
-        assert entry.distribution
+        name = entry.distribution
     except InvalidRequirement as error:
         return str(error).splitlines()[0]
-    return ""
+    return "" if name else "names no distribution"
+
+
+def _project_name(folder: Path) -> str:
+    """Return the name that the project of a folder has; the folder's own where that does not say."""
+    try:
+        with (folder / "pyproject.toml").open("rb") as file:
+            return str(tomllib.load(file)["project"]["name"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return folder.name
 
 
 def _placed(entry: KnownPlugin, path: Path) -> KnownPlugin:

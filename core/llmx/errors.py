@@ -5,8 +5,10 @@ A message is one plain line that says where, what was given and what to do; `--d
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class LlmxError(Exception):
@@ -61,7 +63,19 @@ class StoppedError(LlmxError):
         super().__init__(message)
 
 
+OURS = str(Path(__file__).parent) + os.sep
+BETWEEN = (f"{os.sep}pluggy{os.sep}", f"{os.sep}importlib{os.sep}", "<frozen ", f"{os.sep}click{os.sep}")
+
+
 def place_of(error: BaseException) -> str:
-    """Return `file:line` of the innermost frame of an exception."""
+    """Return `file:line` where a stranger's code went wrong: its own innermost line, not one of a library it called.
+
+    Its own file is the first that is neither of the core nor of what calls plugins; where there is none, the place is
+    that of the innermost frame.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
+    own = [f.filename for f in frames if not f.filename.startswith(OURS) and not any(b in f.filename for b in BETWEEN)]
+    found = [frame for frame in frames if not own or frame.filename == own[0]]
+    return f"{found[-1].filename}:{found[-1].lineno}" if found else "unknown place"

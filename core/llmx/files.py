@@ -48,9 +48,9 @@ def kept_bytes(path: Path, step: int) -> int:
         for line in file:
             try:
                 row = json.loads(line)
-            except ValueError:  # a kill left it half written
+            except ValueError:
                 return kept
-            if row["step"] > step:
-                return kept
+            if not line.endswith(b"\n") or not isinstance(row, dict) or row.get("step", step + 1) > step:
+                return kept  # half written by a kill, no row of ours, or of a later step
             kept += len(line)
     return kept

@@ -17,7 +17,7 @@ from llmx import pretrained
 from llmx.errors import RecipeError
 from llmx.files import fsync, fsync_folder, temporary_beside, write_atomically
 from llmx.layers import file_layers
-from llmx.lock import LOCK, made_with
+from llmx.lock import LOCK, made_with, with_parts
 from llmx.protocols import Template, Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
@@ -123,5 +123,7 @@ def create(
 
 
 def rewrite_recipe(folder: Path, recipe: Recipe) -> None:
-    """Put a recipe changed on resume, more steps say, in the place of the old one."""
+    """Put a recipe changed on resume, more steps say, in the place of the old one, and lock what it names more."""
+    lock = json.dumps(with_parts(folder, recipe), indent=1)
     write_atomically(folder / RECIPE, dumps(recipe.to_plain()))
+    write_atomically(folder / LOCK, lock + "\n")

@@ -157,7 +157,7 @@ def llmx_callbacks() -> Iterable[Component]:
 
     The target is called as `target(options, run)` on every rank and returns an object that implements
     announcements of this page. With `state_dict()` and `load_state_dict(state)` it is saved in checkpoints and
-    resumed.
+    resumed; every rank gets the state of rank 0.
     """
     return ()
 
@@ -242,6 +242,6 @@ def llmx_after_run(run: Run) -> None:
 def llmx_run_failed(run: Run, error: BaseException) -> None:
     """The run ends by `error`: a fault, a divergence or a signal.
 
-    Fires once on every rank in place of `llmx_after_run`. An exception here is reported beside `error` and does not
-    replace it.
+    Fires once on every rank that meets it, in place of `llmx_after_run` or after a fault in that. An exception here is
+    reported beside `error` and does not replace it, and the other listeners still hear of `error`.
     """

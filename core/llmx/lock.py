@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmx.errors import CheckpointError
+from llmx.plugins import Plugin
 from llmx.recipe import Recipe
 
 LOCK = "lock.json"
@@ -20,45 +21,44 @@ LOCK = "lock.json"
 def made_with(recipe: Recipe) -> dict[str, Any]:
     """Return what makes a run besides its recipe and its data.
 
-    `python` and `torch` are versions; `plugins` has for each distribution that a part comes from its version and one
-    SHA-256 over the files of the modules used, the core among them; `hooks` has one for each hooks file.
+    `python` and `torch` are versions; `plugins` has for each distribution that a part comes from its version and the
+    SHA-256 of each module used, the core among them; `hooks` has one for each hooks file.
     """
-    modules: dict[str, set[str]] = {}
-    found: dict[str, str] = {}
+    plugins: dict[str, dict[str, Any]] = {
+        "llmx": {"version": importlib.metadata.version("llmx"), "modules": {"llmx": _hash(_homes("llmx"))}}
+    }
     for _, part in recipe.parts:
         plugin = part.offer.plugin
-        found[plugin.distribution] = plugin.version
-        modules.setdefault(plugin.distribution, set()).add(_top(plugin.module))
-        if _top(part.offer.component.target) in _own_modules(plugin.distribution):
-            modules[plugin.distribution].add(_top(part.offer.component.target))
-    modules.setdefault("llmx", set()).add("llmx")
-    found.setdefault("llmx", importlib.metadata.version("llmx"))
-    plugins = {n: {"version": found[n], "sha256": _hash(map(_home, sorted(modules[n])))} for n in sorted(found)}
+        entry = plugins.setdefault(plugin.distribution, {"version": plugin.version, "modules": {}})
+        for module in _modules(plugin, part.offer.component.target):
+            if module not in entry["modules"]:
+                entry["modules"][module] = _hash(_homes(module))
     return {
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
-        "plugins": plugins,
+        "plugins": dict(sorted(plugins.items())),
         "hooks": {path: _hash([Path(path)]) for path in recipe.hooks},
     }
 
 
-def _top(target: str) -> str:
-    return target.partition(":")[0].partition(".")[0]
+def _modules(plugin: Plugin, target: str) -> list[str]:
+    """Return the top-level modules that a part uses: of its entry point, and of its target if the plugin owns that."""
+    entry, code = (name.partition(":")[0].partition(".")[0] for name in (plugin.module, target))
+    if code == entry:
+        return [entry]
+    files = importlib.metadata.distribution(plugin.distribution).files or []
+    owned = {file.parts[0].removesuffix(".py") for file in files}
+    beside = {home.parent for home in _homes(entry)} & {home.parent for home in _homes(code)}  # an editable install
+    return [entry, code] if code in owned or (beside and f"{plugin.distribution}.dist-info" not in owned) else [entry]
 
 
-def _own_modules(distribution: str) -> set[str]:
-    """Return the top-level modules that a distribution installed by itself."""
-    files = importlib.metadata.distribution(distribution).files or []
-    return {file.parts[0].removesuffix(".py") for file in files}
-
-
-def _home(module: str) -> Path:
-    """Return the file or the folder of a top-level module; nothing is imported that is not yet."""
+def _homes(module: str) -> list[Path]:
+    """Return the file or the folders of a top-level module; nothing is imported that is not yet."""
     spec = importlib.util.find_spec(module)
     assert spec is not None  # it offers a part of the run
     if spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations)))
-    return Path(str(spec.origin))
+        return sorted(map(Path, spec.submodule_search_locations))
+    return [Path(str(spec.origin))]
 
 
 def _hash(homes: Iterable[Path]) -> str:
@@ -80,28 +80,46 @@ def read_lock(folder: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read.
     """
     try:
-        return dict(json.loads((folder / LOCK).read_text(encoding="utf-8")))
+        lock = dict(json.loads((folder / LOCK).read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / LOCK}: cannot be read: {error}") from None
+    for name, plugin in lock["plugins"].items():
+        if isinstance(plugin, str):  # as it was written before files were recorded
+            lock["plugins"][name] = {"version": plugin, "modules": {}}
+    lock.setdefault("hooks", {})
+    return lock
 
 
 def drift(folder: Path, recipe: Recipe) -> list[str]:
-    """Return a line for each thing a run was made with that is another one now: torch, a plugin, a hooks file."""
+    """Return a line for each thing a run was made with that is another one now: torch, a plugin, a hooks file.
+
+    What was not part of the run when it was last written down is no drift: a resumed run may name a logger more.
+    """
     then, now = read_lock(folder), made_with(recipe)
     where = folder / LOCK
     lines = []
     if then["torch"] != now["torch"]:
         lines.append(f"{where}: torch was {then['torch']}, and is {now['torch']}")
     for name, plugin in now["plugins"].items():
-        before = then["plugins"].get(name)
-        if before is None:
-            lines.append(f"{where}: {name} {plugin['version']} was not part of the run")
-        elif before["version"] != plugin["version"]:
+        before = then["plugins"].get(name, plugin)
+        if before["version"] != plugin["version"]:
             back = f"pip install {name}=={before['version']}"
             lines.append(f"{where}: {name} was {before['version']}, and is {plugin['version']}: {back}")
-        elif before["sha256"] != plugin["sha256"]:
-            lines.append(f"{where}: {name} {plugin['version']}: its files are not those that the run was made with")
+            continue
+        changed = [m for m, digest in plugin["modules"].items() if before["modules"].get(m, digest) != digest]
+        if changed:
+            modules = ", ".join(changed)
+            lines.append(f"{where}: {name} {plugin['version']}: {modules}: not the files that the run was made with")
     for path, digest in now["hooks"].items():
-        if then["hooks"].get(path) != digest:
+        if then["hooks"].get(path, digest) != digest:
             lines.append(f"{where}: hooks {path}: is not the file that the run was made with")
     return lines
+
+
+def with_parts(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Return the lock of a run with what its recipe names now and did not name before."""
+    then, now = read_lock(folder), made_with(recipe)
+    for name, plugin in now["plugins"].items():
+        before = then["plugins"].setdefault(name, plugin)
+        before["modules"] = {**plugin["modules"], **before["modules"]}
+    return {**then, "hooks": {**now["hooks"], **then["hooks"]}}

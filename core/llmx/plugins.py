@@ -20,6 +20,8 @@ from attrs import frozen
 
 from llmx import hookspecs
 from llmx.component import KINDS, Component
+from llmx.errors import place_of
+from llmx.hookcheck import wrong_hooks
 
 GROUP = "llmx"
 
@@ -132,26 +134,23 @@ def _written_api(entry: importlib.metadata.EntryPoint) -> str | None:
     """Return the `llmx_api` that stands in the source of a module which cannot be imported."""
     try:
         spec = importlib.util.find_spec(entry.module)
-    except (ImportError, ValueError, AttributeError):  # a parent package fails, or is none
+        if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+            return None
+        source = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+    except (Exception, SystemExit):  # its parent package fails, or it cannot be read: that is told already
         return None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        return None
-    with open(spec.origin, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-        found = re.search(r"""^llmx_api\s*(?::[^=]*)?=\s*["']([\d.]+)["']""", file.read(), re.MULTILINE)
+    found = re.search(r"""^llmx_api\s*(?::[^=]*)?=\s*["']([\d.]+)["']""", source, re.MULTILINE)
     return found[1] if found and re.fullmatch(r"\d+\.\d+", found[1]) else None
 
 
 def _place(entry: importlib.metadata.EntryPoint, error: BaseException) -> str:
     """Return ` (file:line)` of a plugin's own line at fault; nothing where it never came to one."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({error.filename}:{error.lineno})"
-    if isinstance(error, OfferError) and error.place:
-        return f" ({error.place})"
-    top = entry.module.partition(".")[0]
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if top in Path(frame.filename).with_suffix("").parts:
-            return f" ({frame.filename}:{frame.lineno})"
-    return ""
+    if isinstance(error, OfferError):
+        return f" ({error.place})" if error.place else ""
+    place = place_of(error)
+    return (
+        f" ({place})" if entry.module.partition(".")[0] in Path(place.rpartition(":")[0]).with_suffix("").parts else ""
+    )
 
 
 def offers_of(module: ModuleType) -> list[tuple[str, Component]]:
@@ -162,6 +161,8 @@ def offers_of(module: ModuleType) -> list[tuple[str, Component]]:
             one name twice.
     """
     _check_marks(module)
+    for line, function in wrong_hooks(module):
+        raise OfferError(line, function)
     manager = pluggy.PluginManager("llmx")
     manager.add_hookspecs(hookspecs)
     try:

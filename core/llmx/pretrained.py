@@ -43,26 +43,26 @@ class Pretrained:
 
 
 def save(
-    folder: Path, model: Model, weights: Mapping[str, Tensor], tokenizer: Tokenizer, names: Mapping[str, str]
+    folder: Path, model: Model, weights: Mapping[str, Tensor], tokenizer: Tokenizer, facts: Mapping[str, Any]
 ) -> None:
     """Write a model folder in one step; what stood there stays until the new one is whole.
 
     Args:
         weights: the model's state dict, without shared tensors.
-        names: the component of each kind: `{"model": "tinyllm", "tokenizer": "char"}`.
+        facts: what `llmx.json` says: the component of each kind, `{"model": "tinyllm", "tokenizer": "char"}`, and more.
     """
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(folder)
     try:
-        save_tokenizer(temporary, tokenizer, names["tokenizer"])
+        save_tokenizer(temporary, tokenizer, facts["tokenizer"])
         special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
         _write_json(temporary / CONFIG, {**model.to_config(), **special, "dtype": _dtype_name(weights)})
         _write_json(temporary / "generation_config.json", special)
         plain = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
         save_file(plain, temporary / WEIGHTS, metadata={"format": "pt"})
-        _write_json(temporary / LLMX, {**json.loads((temporary / LLMX).read_text()), "model": names["model"]})
+        _write_json(temporary / LLMX, {**json.loads((temporary / LLMX).read_text()), **facts})
         fsync_folder(temporary)
         replace_folder(temporary, folder)
     finally:

@@ -179,7 +179,11 @@ class Adapter(Protocol):
         ...
 
     def merge(self, model: Model) -> Model:
-        """Return the model without the adapter, its change folded into weights of the base's names and shapes."""
+        """Return the model without the adapter, its change folded into weights of the base's names and shapes.
+
+        The argument is a deep copy of what `apply` returned, and may be changed: look modules up in it, not in what
+        was remembered of `apply`.
+        """
         ...
 
 

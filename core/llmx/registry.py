@@ -114,6 +114,7 @@ class Registry:
         near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5) or sorted(names)
         hint = f"{name!r} is a {others[0]}; {kind}s: " if others else "nearest: "
         text = f"{given}: no such {kind}; {hint}{', '.join(near)}. `llmx plugins` lists them."
-        if self.broken:
-            text += f" ({len(self.broken)} broken: {', '.join(plugin.name for plugin in self.broken)})"
+        if self.broken:  # it may be one of theirs
+            names_of_broken = ", ".join(f"{plugin.name} of {plugin.distribution}" for plugin in self.broken)
+            return PluginError("\n".join([f"{text} (Did not load: {names_of_broken})", *catalogue.faults]))
         return RecipeError(text, *catalogue.faults)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -12,13 +11,11 @@ def unmet(requirement: str) -> str:
     """Return what a requirement lacks here, empty if nothing: "is not installed", "0.1.0 is installed".
 
     Args:
-        requirement: as pip takes it: `llmx-lion>=0.2`, `llmx[wandb]`, or the path of a project's folder.
+        requirement: as pip takes it: `llmx-lion>=0.2`, `llmx[wandb]`.
 
     Raises:
         packaging.requirements.InvalidRequirement: it is none.
     """
-    if requirement.startswith((".", "/")):
-        requirement = Path(requirement).name
     wanted = Requirement(requirement)
     try:
         found = importlib.metadata.distribution(wanted.name)

@@ -50,6 +50,8 @@ class LrFinder:
             )
         self.options = options
         self.points: list[Point] = []
+        self.average = Average(options.smoothing)
+        self.lowest = math.inf
 
     @hookimpl
     def llmx_before_run(self, run: Run) -> None:
@@ -77,9 +79,8 @@ class LrFinder:
 
     @hookimpl
     def llmx_after_step(self, run: Run, metrics: dict[str, float]) -> None:
-        self.points.append(Point(run.state.step, metrics["lr"], metrics["train/loss"]))
-        smoothed = smooth([point.loss for point in self.points], self.options.smoothing)
-        if smoothed[-1] > DIVERGED * min(smoothed) and run.state.step < run.sizes.steps:
+        smoothed = self._add(Point(run.state.step, metrics["lr"], metrics["train/loss"]))
+        if smoothed > DIVERGED * self.lowest and run.state.step < run.sizes.steps:
             run.stop(f"lr-finder: at a rate of {metrics['lr']:.2e} the loss is {DIVERGED} times its lowest")
 
     @hookimpl
@@ -91,6 +92,13 @@ class LrFinder:
         if isinstance(error, DivergedError):  # a ramp may end like this; what it has measured holds
             self._conclude(run)
 
+    def _add(self, point: Point) -> float:
+        """Take a point and return the loss smoothed up to it."""
+        self.points.append(point)
+        smoothed = self.average.of(point.loss)
+        self.lowest = min(self.lowest, smoothed)
+        return smoothed
+
     def _conclude(self, run: Run) -> None:
         """Write the result and say it."""
         if not run.world.main:
@@ -100,9 +108,11 @@ class LrFinder:
         rows = [{**asdict(point), "smoothed": each} for point, each in zip(self.points, smoothed, strict=True)]
         path = run.folder / "lr-finder.json"
         path.write_text(json.dumps({"suggestion": found, "rule": RULE, "points": rows}, indent=1) + "\n")
-        if importlib.util.find_spec("matplotlib") is not None:
+        if self.points and importlib.util.find_spec("matplotlib") is not None:
             plot(path.with_suffix(".png"), self.points, smoothed, found)
-        if found is None:
+        if not self.points:
+            say(run, "lr-finder: the run ended before its first step was done: there is nothing to suggest a rate from")
+        elif found is None:
             say(run, f"lr-finder: the loss never fell: give more steps or a lower min_lr; see {path}")
         else:
             say(
@@ -114,24 +124,38 @@ class LrFinder:
         return {"points": [asdict(point) for point in self.points]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.points = [Point(**point) for point in state["points"]]
+        for point in state["points"]:
+            self._add(Point(**point))
+
+
+class Average:
+    """The exponential moving average of values so far, divided by the weight they have had (as Adam does)."""
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta
+        self.sum, self.count = 0.0, 0
+
+    def of(self, value: float) -> float:
+        """Take one more value and return the average with it."""
+        self.count += 1
+        self.sum = self.beta * self.sum + (1 - self.beta) * value
+        return self.sum / (1 - self.beta**self.count)
 
 
 def smooth(values: Sequence[float], beta: float) -> list[float]:
-    """Return the exponential moving average of values so far, each divided by the weight it has had (as Adam does)."""
-    average, found = 0.0, []
-    for count, value in enumerate(values, 1):
-        average = beta * average + (1 - beta) * value
-        found.append(average / (1 - beta**count))
-    return found
+    """Return the average up to each value."""
+    average = Average(beta)
+    return [average.of(value) for value in values]
 
 
 def suggestion(points: Sequence[Point], beta: float) -> float | None:
-    """Return the rate of the steepest descent, None where there is no descent.
+    """Return the rate of the steepest descent, None where there is no descent, as with no points.
 
     fastai and Lightning take the steepest descent of an average that looks back, and so lags by its width: here the
     mean of one that looks back and one that looks ahead has no lag. Beyond the lowest loss nothing is looked at.
     """
+    if not points:
+        return None
     back = smooth([point.loss for point in points], beta)
     count = back.index(min(back)) + 1
     ahead = smooth([point.loss for point in points[:count]][::-1], beta)[::-1]

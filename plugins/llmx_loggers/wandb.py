@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmx_loggers.recordlog import records
+from llmx_loggers.recordlog import HEADER, records
 from llmx_loggers.tracker import Tracker, Values, require
 
 if TYPE_CHECKING:
@@ -84,14 +84,24 @@ class WandbLogger(Tracker):
             self.say(f"this run is at {self.client.url}")
 
     def _files(self, run_id: str) -> list[Path]:
-        """Return the files of earlier starts, without those that a kill left empty: `wandb sync` ends at such a one."""
+        """Return the files of earlier starts that have rows."""
         files = Path(self.client.settings.wandb_dir).glob(f"*run-*/run-{run_id}.wandb")
         own = Path(self.client.settings.sync_file).resolve()
-        earlier = [path for path in files if path.resolve() != own]
-        for path in earlier:
-            if not any(records(path)):
-                path.unlink()
-        return [path for path in earlier if path.exists()]
+        return [path for path in files if path.resolve() != own and not self._put_aside(path)]
+
+    def _put_aside(self, path: Path) -> bool:
+        """Take a file without a readable record out of the way: `wandb sync` ends at such a one.
+
+        One that a kill left empty is deleted; one that has more than a header was damaged, and its rows may be of use.
+        """
+        if any(records(path)):
+            return False
+        if path.stat().st_size <= HEADER:
+            path.unlink()
+        else:
+            damaged = path.rename(f"{path}.damaged")
+            self.say(f"{path}: its first record cannot be read; it is now called {damaged.name}")
+        return True
 
     def send(self, step: int, values: Values) -> None:
         self.client.log(dict(values), step=step)

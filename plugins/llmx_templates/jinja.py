@@ -23,7 +23,7 @@ SPECIAL = re.compile(r"<[^<>\s]{1,60}>|\[[^\[\]\s]{1,30}\]")
 USUALLY_SPECIAL = re.compile(r"<\|.+\|>|<｜.+｜>|</?s>|<\w+_of_\w+>|\[/?INST\]")
 """What they look like where there is no tokenizer to ask."""
 TAG = re.compile(r"</?\w+>")
-FIRST = "\x00"
+FIRST = "<["
 """What special tokens begin with."""
 PROBE = (Message("user", "Who?"), Message("assistant", "Me."))
 

@@ -98,7 +98,7 @@ def test_a_plugin_is_installed_by_its_name(fresh: Path, tmp_path: Path) -> None:
 
     done = llmx("plugins", "install", "lion", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.rstrip().endswith("llmx describe optimizer lion\nTo undo: pip uninstall llmx-lion")
+    assert done.stdout.rstrip().endswith(f"llmx describe optimizer lion\nTo undo: {fresh} -m pip uninstall llmx-lion")
     assert "lion, from llmx-lion 0.3" in llmx("describe", "optimizer", "lion").stdout
     assert "is installed" in llmx("plugins", "install", "lion").stdout
     rows = json.loads(llmx("plugins", "--all", "--json").stdout)
@@ -122,10 +122,10 @@ def test_a_pip_that_fails_is_an_error(fresh: Path, tmp_path: Path) -> None:
         (
             "loin",
             2,
-            "'loin' is known; nearest: lion, linear, cosine; what is not listed is pip's: pip install loin",
+            "'loin' is known; nearest: lion, linear, cosine; `llmx plugins --all`",
         ),
         ("newer", 1, "newer was written for plugin API 9.0, this llmx has 1.0: pip install -U llmx"),
-        ("both", 2, "'both' may be lion (llmx-lion>=1) or newer (llmx-newer): give one of these names"),
+        ("both", 2, "'both' may be llmx-lion:lion or llmx-newer:newer: give one of these"),
     ],
 )
 def test_what_cannot_be_installed_is_told(llmx_cli: Cli, tmp_path: Path, name: str, code: int, message: str) -> None:
@@ -170,6 +170,11 @@ def test_a_catalogue_that_does_not_parse_harms_no_other(
         ({"provides": {"optimiser": ["x"]}}, "provides: has no such kind as 'optimiser'"),
         ({"status": "great"}, "status"),
         ({"requires": "llmx lion"}, "requires"),
+        ({"requires": "./My Plugin"}, "requires"),
+        ({"requires": "-r x"}, "requires"),
+        ({"llmx_api": "one"}, "llmx_api"),
+        ({"provides": {}}, "provides: must name a part"),
+        ({"provides": {"optimizer": []}}, "provides: must name a part"),
         ({"colour": "red"}, "colour: no such option"),
         ({"platforms": "linux"}, "platforms: must be list of str"),
     ],
@@ -189,10 +194,29 @@ def test_an_entry_that_breaks_the_schema_is_told(
 
 
 def test_what_a_requirement_lacks_is_told() -> None:
-    """By distribution, version and extra; a path counts by its folder's name."""
-    assert unmet("torch>=2") == unmet("./torch") == unmet("llmx[test]") == ""
+    """By distribution, version and extra."""
+    assert unmet("torch>=2") == unmet("llmx[test]") == ""
     assert unmet("torch>=99").endswith(" is installed")
-    assert unmet("llmx-nothing") == unmet("/some/where/llmx-nothing") == "is not installed"
+    assert unmet("llmx-nothing") == "is not installed"
+
+
+def test_a_path_counts_by_the_name_of_its_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder `torch` is not torch."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "pyproject.toml").write_text('[project]\nname = "llmx-nothing"\n')
+    path = write(tmp_path / "mine.toml", {**ENTRY, "requires": "./torch"})
+    monkeypatch.setenv("LLMX_REGISTRY", str(path))
+    (entry,) = [each for each in read_catalogue().entries if each.name == "lion"]
+    assert (entry.distribution, entry.lack) == ("llmx-nothing", "is not installed")
+
+
+def test_a_second_catalogue_does_not_block_the_first(llmx_cli: Cli, tmp_path: Path) -> None:
+    """A name that both have is given with its distribution."""
+    path = write(tmp_path / "mine.toml", {**ENTRY, "name": "wandb", "requires": "other-wandb"})
+    both = llmx_cli("plugins", "install", "wandb", "--dry-run", LLMX_REGISTRY=str(path))
+    assert "may be llmx:wandb or other-wandb:wandb: give one of these" in both.stderr
+    one = llmx_cli("plugins", "install", "other-wandb:wandb", "--dry-run", LLMX_REGISTRY=str(path))
+    assert "install other-wandb torch==" in one.stdout
 
 
 def test_a_missing_package_ends_with_the_install_line_of_the_catalogue(

@@ -230,11 +230,11 @@ def llama2_like(*specials: str, prefix: str = "first", strip: bool = False) -> C
     """A sentencepiece-like tokenizer whose words depend on what stands before them, as those of Llama 2 and Mistral."""
     words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?:"
-    learned = ["he", "l", "o", "hello", "\u2581hello", "\u2581a", "\u2581B"]
+    learned = ["\n", "\n\n", "he", "l", "o", "hello", "\u2581hello", "\u2581a", "\u2581B"]
     vocabulary = {
         token: number for number, token in enumerate(dict.fromkeys([*words, *letters, "hel", "helo", *learned]))
     }
-    merges = [("h", "e"), ("he", "l"), ("hel", "o"), ("\u2581", "a"), ("\u2581", "B")]
+    merges = [("\n", "\n"), ("h", "e"), ("he", "l"), ("hel", "o"), ("\u2581", "a"), ("\u2581", "B")]
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix, split=False)
     backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import llmx
 from llmx import LlmxError, RecipeError, hookspecs
 from llmx.assembly import Run
 from llmx.component import KINDS
+from llmx.train.hooks import load_hooks_file
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -139,6 +141,15 @@ def test_a_fault_in_a_hook_names_its_place(small: list[str], tmp_path: Path, eve
         assert "ValueError: the first" in str(failed.value)  # the second fault is a note beside it
 
 
+def test_the_place_of_a_fault_is_the_hooks_own(small: list[str], tmp_path: Path) -> None:
+    """And not that of the library it called."""
+    body = (
+        "import json\n@hookimpl\ndef llmx_before_run(run):\n    helper('x')\ndef helper(text):\n    json.loads(text)\n"
+    )
+    with pytest.raises(LlmxError, match=r"llmx_before_run: .*my_hooks\.py:8: JSONDecodeError"):
+        run(small, tmp_path / "r", hooks_file(tmp_path, body))
+
+
 def test_a_run_that_fails_announces_that_alone(small: list[str], tmp_path: Path) -> None:
     """`llmx_run_failed` comes once with the error, in place of `llmx_after_run`."""
     body = f"""
@@ -159,6 +170,20 @@ def test_a_run_that_fails_announces_that_alone(small: list[str], tmp_path: Path)
     assert log.startswith("failed at 2: llmx_after_step: ")
     assert log.count("failed") == 1
     assert "done" not in log
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_the_cookbooks_hooks_print_once(main: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the main process of a run alone."""
+    hooks: Any = load_hooks_file(Path(__file__).parents[2] / "cookbook" / "write-hooks" / "my_hooks.py")
+    stand_in = SimpleNamespace(
+        world=SimpleNamespace(main=main),
+        state=SimpleNamespace(step=3),
+        prompts=lambda: ["The ", "A "],
+        generate=lambda *_, **__: "end",
+    )
+    hooks.llmx_after_eval(stand_in, {})
+    assert capsys.readouterr().out == ("step 3: The end\n" if main else "")
 
 
 # --- what may be changed --------------------------------------------------------------------------------------------
@@ -288,6 +313,49 @@ def test_a_hook_may_stop_the_run(small: list[str], tmp_path: Path, event: str) -
     assert (tmp_path / "r" / "model" / "config.json").exists()
 
 
+def test_a_hook_of_one_rank_may_stop_all(small: list[str], tmp_path: Path) -> None:
+    """Rank 0 alone hears of a checkpoint; what it decides there the others hear before the next step."""
+    body = "@hookimpl\ndef llmx_after_checkpoint(run, path):\n    if run.state.step == 2: run.stop('enough')\n"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "llmx", "run"]
+    given = ["train.steps=6", "checkpoint.every=2", "--tokenizer", "char", "--out", tmp_path / "r"]
+    hooks = ["--hooks", hooks_file(tmp_path, body)]
+    subprocess.run([*launch, *small, *map(str, given), *hooks], check=True, capture_output=True, timeout=120)
+    assert rows(tmp_path / "r", "step")[-1] == 2
+
+
+def test_a_run_that_was_stopped_and_killed_ends_where_it_was_stopped(small: list[str], tmp_path: Path) -> None:
+    """As the undisturbed one does; resumed once more after its end, it goes on."""
+    body = """
+        @hookimpl
+        def llmx_after_eval(run):
+            if run.state.step == 2: run.stop("enough")
+        @hookimpl
+        def llmx_before_export(run):
+            if not (run.folder / "killed").exists():
+                (run.folder / "killed").touch()
+                raise KeyError("as if killed")
+    """
+    hooks = hooks_file(tmp_path, body)
+    with pytest.raises(LlmxError, match="as if killed"):
+        run(small, tmp_path / "r", hooks)
+    done = llmx.run(tmp_path / "r", resume=True)
+    assert (done.state.step, done.stop_reason) == (2, "enough")
+    assert (tmp_path / "r" / "model").exists()
+    assert llmx.run(tmp_path / "r", resume=True).state.step == 4
+
+
+def test_a_listener_that_joined_after_the_best_step_is_left_out_of_its_export(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its present average has nothing to do with the weights of that step."""
+    best = "@hookimpl\ndef llmx_after_eval(run, metrics): run.state.best_step = 2\n"
+    run(small, tmp_path / "r", hooks_file(tmp_path, best), "checkpoint.export=best")
+    llmx.run(tmp_path / "r", resume=True, callback=["ema"], overrides=["train.steps=6"])
+    found = load_file(tmp_path / "r" / "checkpoints" / "step-00000002" / "model.safetensors")
+    assert all(torch.equal(weight, found[name]) for name, weight in weights(tmp_path / "r").items())
+    assert "callback ema: was not part of the run at step 2, the best: exported without" in capsys.readouterr().err
+
+
 # --- state, places, words -------------------------------------------------------------------------------------------
 
 
@@ -330,8 +398,18 @@ def test_hooks_of_a_recipe_stand_beside_it(small: list[str], tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("@hookimpl\ndef llmx_after_stap(run): pass", r"unknown hook 'llmx_after_stap'"),
-        ("@hookimpl\ndef llmx_after_step(run, metric): pass", r"my_hooks\.py.*\{'metric'\}"),
+        (
+            "@hookimpl\ndef llmx_after_stap(run): pass",
+            r"my_hooks\.py:3: unknown hook 'llmx_after_stap'; nearest: llmx_after_step",
+        ),
+        (
+            "@hookimpl\ndef llmx_after_step(run, metric): pass",
+            r"my_hooks\.py:3: llmx_after_step asks for metric, and the hook has run, metrics",
+        ),
+        (
+            "@hookimpl\ndef llmx_optimizers(): return []",
+            r"my_hooks\.py: llmx_optimizers offers parts: it belongs in a pl",
+        ),
         ("def llmx_after_step(run): pass", r"my_hooks\.py: llmx_after_step is not marked with @llmx\.hookimpl"),
         ("1 / 0", r"my_hooks\.py:3: ZeroDivisionError"),
         ("", r"my_hooks\.py: no function is marked"),
@@ -343,6 +421,40 @@ def test_a_wrong_hooks_file_is_told(small: list[str], tmp_path: Path, body: str,
         run(small, tmp_path / "r", hooks_file(tmp_path, body))
     assert "\n" not in str(wrong.value)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_hooks_file_may_define_dataclasses(small: list[str], tmp_path: Path) -> None:
+    """They look their module up by its name."""
+    body = "from __future__ import annotations\nimport dataclasses\nfrom llmx import hookimpl\n"
+    body += "@dataclasses.dataclass\nclass Seen:\n    steps: int = 0\n"
+    body += "@hookimpl\ndef llmx_after_run(run): (run.folder / 'one').touch()\n"
+    (tmp_path / "my_hooks.py").write_text(body)
+    run(small, tmp_path / "r", str(tmp_path / "my_hooks.py"))
+    assert (tmp_path / "r" / "one").exists()
+
+
+def test_the_state_of_a_hooks_file_moves_with_its_project(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept by the file's name and place in the list; a relative path in an override is the working folder's."""
+    (tmp_path / "old").mkdir()
+    body = """
+        seen = {"steps": 0}
+        def state_dict(): return seen
+        def load_state_dict(saved): seen.update(saved)
+        @hookimpl
+        def llmx_after_step(run): seen["steps"] += 1
+        @hookimpl
+        def llmx_after_run(run): (run.folder / f"seen-{seen['steps']}").touch()
+    """
+    hooks_file(tmp_path / "old", body)
+    monkeypatch.chdir(tmp_path / "old")
+    run(small, tmp_path / "r", None, 'hooks=["my_hooks.py"]')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = [f"hooks=['{tmp_path / 'new' / 'my_hooks.py'}']", "train.steps=6"]
+    llmx.run(tmp_path / "r", resume=True, overrides=moved)
+    assert (tmp_path / "r" / "seen-6").exists()
 
 
 def test_a_missing_hooks_file_is_told(small: list[str], tmp_path: Path) -> None:

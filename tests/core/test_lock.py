@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,8 @@ def test_the_lock_says_what_made_the_run(site: Path, small: list[str], tmp_path:
     lock = json.loads((folder / "lock.json").read_text())
     assert set(lock["plugins"]) == {"acme-sched", "llmx"}
     assert lock["plugins"]["acme-sched"]["version"] == "1.0"
-    assert len(lock["plugins"]["llmx"]["sha256"]) == 64
+    assert set(lock["plugins"]["llmx"]["modules"]) >= {"llmx", "llmx_tinyllm"}
+    assert set(lock["plugins"]["acme-sched"]["modules"]) == {"acme_sched", "acme_curve"}
     assert list(lock["hooks"]) == [str(hooks)]
     assert len(lock["id"]) == 12
 
@@ -59,7 +61,7 @@ def test_the_lock_says_what_made_the_run(site: Path, small: list[str], tmp_path:
     refused = llmx_cli(*again)
     assert refused.returncode == 3
     assert refused.stderr.splitlines() == [
-        f"llmx: {folder}/lock.json: acme-sched 1.0: its files are not those that the run was made with",
+        f"llmx: {folder}/lock.json: acme-sched 1.0: acme_curve: not the files that the run was made with",
         f"llmx: {folder}/lock.json: hooks {hooks}: is not the file that the run was made with",
     ]
     (site / "acme_sched-1.0.dist-info" / "METADATA").write_text(
@@ -70,6 +72,30 @@ def test_the_lock_says_what_made_the_run(site: Path, small: list[str], tmp_path:
     goes_on = llmx_cli("run", folder, "--resume", "train.steps=14")  # without --locked it is told
     assert goes_on.returncode == 0
     assert "acme-sched was 1.0, and is 1.1" in goes_on.stderr
+
+
+def test_a_part_more_is_no_drift(char_run: Path, tmp_path: Path, llmx_cli: Cli) -> None:
+    """A run that is resumed with a callback is the same otherwise, and from then on the callback is locked too."""
+    folder = tmp_path / "run"
+    shutil.copytree(char_run, folder)
+    done = llmx_cli("run", folder, "--resume", "--locked", "--callback", "ema", "train.steps=13")
+    assert (done.returncode, done.stderr) == (0, "")
+    lock = json.loads((folder / "lock.json").read_text())
+    assert "llmx_callbacks" in lock["plugins"]["llmx"]["modules"]
+    again = llmx_cli("run", folder, "--resume", "--locked", "train.steps=14")
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_a_lock_of_before_files_were_recorded_is_read(char_run: Path, tmp_path: Path, llmx_cli: Cli) -> None:
+    """What was not recorded cannot have changed."""
+    folder = tmp_path / "run"
+    shutil.copytree(char_run, folder)
+    lock = json.loads((folder / "lock.json").read_text())
+    lock["plugins"] = {"llmx": lock["plugins"]["llmx"]["version"]}
+    del lock["hooks"], lock["id"]
+    (folder / "lock.json").write_text(json.dumps(lock))
+    done = llmx_cli("run", folder, "--resume", "train.steps=13")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_locked_needs_a_run(small: list[str], tmp_path: Path) -> None:

@@ -101,6 +101,16 @@ def test_a_broken_plugin_harms_no_other(site: Site, source: str, error: str) -> 
     assert {offer.component.name for offer in registry.offers("scheduler")} >= {"cosine", "wsd"}
 
 
+def test_a_plugin_below_a_package_that_fails_harms_no_other(site: Site) -> None:
+    """Looking for what it was written for must not import the fault again."""
+    site.add("acme-bad", "", entry="bad")
+    (site.folder / "acme_bad-0.1.dist-info" / "entry_points.txt").write_text("[llmx]\nbad = acme_pkg.plug\n")
+    (site.folder / "acme_pkg").mkdir()
+    (site.folder / "acme_pkg" / "__init__.py").write_text("raise RuntimeError('no')")
+    (site.folder / "acme_pkg" / "plug.py").write_text("")
+    assert found("acme-bad").error.startswith("RuntimeError: no (")
+
+
 def test_two_distributions_with_one_entry_name_are_both_found(site: Site) -> None:
     """pluggy would skip the second without a word."""
     site.add("acme-one", GOOD.format(name="one"), entry="same")

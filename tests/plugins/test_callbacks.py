@@ -30,7 +30,7 @@ from llmx.train.evaluate import evaluate
 from llmx.train.loop import Trainer
 from llmx_callbacks import EmaOptions
 from llmx_callbacks.ema import Ema
-from llmx_callbacks.lr_finder import Point, smooth, suggestion
+from llmx_callbacks.lr_finder import Average, Point, smooth, suggestion
 from llmx_callbacks.terminal import say
 
 PROMPT = "generate.prompts=['The ']"
@@ -472,6 +472,45 @@ def test_the_steepest_descent_is_found(middle: float, steps: int) -> None:
 def test_a_loss_that_does_not_fall_suggests_nothing(losses: list[float]) -> None:
     """Rather than the least bad rate: one that only rises, and one that is flat but for rounding."""
     assert suggestion([Point(i, 10.0 ** (i / 10), loss) for i, loss in enumerate(losses)], 0.9) is None
+
+
+def test_no_points_suggest_nothing() -> None:
+    """A run may end at its first loss, before there is one."""
+    assert suggestion([], 0.9) is None
+
+
+def test_a_ramp_without_a_step_says_so(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its result is a file without points, no picture, and a line that does not speak of a loss."""
+    ready = assembled(small, tmp_path / "r", callback=["lr-finder"])
+    ready.hooks.announce("llmx_run_failed", run=ready, error=DivergedError("at once"))
+    found = json.loads((tmp_path / "r" / "lr-finder.json").read_text())
+    assert (found["suggestion"], found["points"]) == (None, [])
+    assert not (tmp_path / "r" / "lr-finder.png").exists()
+    shown = capsys.readouterr().out
+    assert "lr-finder: the run ended before its first step was done" in shown
+    assert "never fell" not in shown
+
+
+def test_a_step_takes_as_long_however_many_were_before(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The average goes on from where it was, also after a resume: no step looks at all points again."""
+    taken = []
+    monkeypatch.setattr(Average, "of", lambda self, value, of=Average.of: taken.append(value) or of(self, value))
+    ready = assembled(small, tmp_path / "r", "train.steps=60", callback=["lr-finder"])
+    losses = [5.0 - 0.05 * step for step in range(60)]
+    for ready.state.step, loss in enumerate(losses[:40], 1):
+        ready.hooks.announce("llmx_after_step", run=ready, metrics={"lr": 1e-3, "train/loss": loss})
+    assert taken == losses[:40]
+    resumed = assembled(small, tmp_path / "s", "train.steps=60", callback=["lr-finder"])
+    resumed.hooks.load_state_dict(ready.hooks.state_dict())
+    assert taken == losses[:40] * 2
+    for each in (ready, resumed):
+        each.state.step = 41
+        each.hooks.announce("llmx_after_step", run=each, metrics={"lr": 1e-3, "train/loss": losses[40]})
+    assert taken == losses[:40] * 2 + losses[40:41] * 2
+    lowest = [listener(each, "lr-finder").lowest for each in (ready, resumed)]
+    assert lowest == [min(smooth(losses[:41], 0.9))] * 2
 
 
 def test_smoothing_is_the_mean_weighted_by_age() -> None:

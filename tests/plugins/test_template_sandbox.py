@@ -27,7 +27,7 @@ TWICE = "{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}"
 BOMBS = {
     "a long range": "{% for i in range(10**9) %}{% endfor %}",
     "loops in loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "loops that leave all out": "{% for i in range(9999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
+    "loops that leave all out": "{% for i in range(999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
     "much text in a loop": "{% for i in range(99999) %}" + "x" * 10_000 + "{% endfor %}",
     "text times a number": "{{ 'a' * 10**10 }}",
     "a list times a number": "{{ [1] * 10**9 }}",

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import tomllib
+import zlib
 from collections import defaultdict
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from attrs import frozen
+from packaging.requirements import Requirement
+from packaging.version import Version
 from swanlab.proto.swanlab.record.v1.record_pb2 import Record
 from swanlab.proto.swanlab.run.v1.run_pb2 import RunState
 from swanlab.sdk.internal.core_python.store import DataStoreReader
 
 from llmx import PluginError
 from llmx_loggers.tracker import require
+from llmx_loggers.wandb import WandbLogger
 
 TRACKERS = ("tensorboard", "wandb", "swanlab", "trackio")
 ON_DISK = ("logger.wandb.mode=offline", "logger.swanlab.mode=offline")
@@ -237,6 +245,31 @@ def content(path: Path) -> bytes:
         return b""
 
 
+def test_an_empty_file_goes_and_a_damaged_one_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both would end `wandb sync`: what a kill left empty is deleted, what may hold rows is called another name."""
+    whole = b":W&B" + bytes(3)
+    record = b"a record"
+    chunk = struct.pack("<IHB", zlib.crc32(record, zlib.crc32(b"\x01")), len(record), 1) + record
+    contents = {"0-empty": b"", "1-header": whole, "2-damaged": whole + bytes(40) + chunk, "3-good": whole + chunk}
+    for name, content in contents.items():
+        (tmp_path / f"offline-run-{name}").mkdir()
+        (tmp_path / f"offline-run-{name}" / "run-r.wandb").write_bytes(content)
+    logger = WandbLogger.__new__(WandbLogger)
+    settings = SimpleNamespace(wandb_dir=str(tmp_path), sync_file=str(tmp_path / "offline-run-4-own" / "run-r.wandb"))
+    logger.client = SimpleNamespace(settings=settings)
+    assert logger._files("r") == [tmp_path / "offline-run-3-good" / "run-r.wandb"]
+    left = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {
+        "offline-run-2-damaged/run-r.wandb.damaged": contents["2-damaged"],
+        "offline-run-3-good/run-r.wandb": contents["3-good"],
+    }
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"llmx: logger wandb: {tmp_path / 'offline-run-2-damaged' / 'run-r.wandb'}: its first record"
+    )
+    assert line.endswith("it is now called run-r.wandb.damaged")
+
+
 # --- failures -------------------------------------------------------------------------------------------------------
 
 BREAK = '''
@@ -334,6 +367,19 @@ def test_the_clients_variables_count(small: list[str], llmx_cli: Cli, tmp_path: 
     assert start.project == "their-project"
     assert not (tmp_path / "r" / "wandb").exists()
     assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize("client", ["wandb", "swanlab", "trackio"])
+def test_a_client_is_bounded_where_it_is_required(client: str) -> None:
+    """These loggers use private names of their clients: no version that was not tried may come by itself."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    (own,) = map(Requirement, extras[client])
+    (tested,) = [each for each in map(Requirement, extras["test"]) if each.name == client]
+    assert own == tested
+    release = Version(version(client))
+    assert release in own.specifier
+    assert Version(f"{release.major}.{release.minor + 1}") not in own.specifier
 
 
 def test_a_missing_client_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

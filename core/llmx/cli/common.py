@@ -24,7 +24,8 @@ def name_options(command: Command) -> Command:
         several = section in LISTS
         kind = {"data": "dataset"}.get(section, section)
         what = f"{kind}; again for more" if several else kind
-        command = click.option(f"--{section}", multiple=several, metavar="NAME", help=f"Name of the {what}.")(command)
+        flags = [f"--{section}", *(["--dataset"] if section == "data" else []), section]
+        command = click.option(*flags, multiple=several, metavar="NAME", help=f"Name of the {what}.")(command)
     return command
 
 

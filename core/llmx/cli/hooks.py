@@ -26,8 +26,9 @@ def command(name: str | None, as_json: bool) -> None:
     if name is not None and name not in found:
         import difflib
 
-        near = difflib.get_close_matches(name, found, n=3, cutoff=0.3) or list(found)
-        raise RecipeError(f"hooks: {name!r}: no such hook; nearest: {', '.join(near)}")
+        near = difflib.get_close_matches(name, found, n=3)
+        hint = f"nearest: {', '.join(near)}" if near else "`llmx hooks` lists them"
+        raise RecipeError(f"hooks: {name!r}: no such hook; {hint}")
     rows = [
         {
             "name": key,

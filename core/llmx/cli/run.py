@@ -49,7 +49,6 @@ def command(
     4 diverged; 130 and 143 stopped by SIGINT and SIGTERM after a checkpoint.
     """
     from llmx.api import layers_of, require_locked, resumed_source, start
-    from llmx.folder import is_run
     from llmx.recipe import Recipe
     from llmx.registry import Registry
 
@@ -58,10 +57,6 @@ def command(
     warn_of_broken(registry)
     if resume:
         source, out = resumed_source(source, out)
-    elif source is not None and is_run(source) and first_rank():
-        click.echo(
-            f"llmx: {source} is a run: this begins another one by its recipe; --resume goes on with it", err=True
-        )
     recipe = Recipe.resolve(layers_of(source, overrides=overrides, hooks=hooks, **given_names(names)), registry)
     if locked:
         require_locked(out if resume else source, recipe)
@@ -93,7 +88,7 @@ def _report(run: Run, *, as_json: bool) -> None:
     from llmx.report import PAGE
 
     state = run.state
-    samples = _samples(run)
+    samples = run.samples
     if as_json:
         import json
 
@@ -111,6 +106,8 @@ def _report(run: Run, *, as_json: bool) -> None:
     click.echo(f"Done after step {state.step}{why}{best}. The model is in {run.folder / 'model'}.")
     if (run.folder / PAGE).exists():
         click.echo(f"Curves, samples and the recipe are in {run.folder / PAGE}.")
+    else:
+        click.echo("No metrics were kept and no report was written: that takes --logger jsonl beside the others.")
     click.echo("\nNext:")
     folder = shlex.quote(str(run.folder))
     words = samples[0][0].split()[:6] if samples else ["Once", "upon", "a", "time"]
@@ -118,11 +115,3 @@ def _report(run: Run, *, as_json: bool) -> None:
     longer = f" train.steps={state.step * 2}" if run.stop_reason is None else ""
     click.echo(f"  llmx run {folder} --resume{longer}")
     click.echo(f"  llmx config show {folder} --origin")
-
-
-def _samples(run: Run) -> list[tuple[str, str]]:
-    from llmx.api import load
-
-    prompts = run.prompts()
-    model = load(run.folder) if prompts else None
-    return [(prompt, model.generate(prompt)) for prompt in prompts] if model else []

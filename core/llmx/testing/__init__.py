@@ -22,9 +22,13 @@ def check_cached_decoding(model: Model, *, length: int = 32, seed: int = 0) -> N
 
     Raises:
         AssertionError: a logit differs by more than rounding explains, or the cache counts wrong.
+        LlmxError: this interpreter leaves assertions out.
     """
     import torch
 
+    from llmx.testing.frame import require_assertions
+
+    require_assertions()
     module: Any = model
     module.eval()
     length = min(length, model.context_length)

@@ -140,7 +140,7 @@ def merge(subject: Subject) -> None:
     adapter = subject.build()
     model = _trained(adapter.apply(reference_model()))
     adapted_BTV, weights = _logits(model), {name: value.clone() for name, value in model.state_dict().items()}
-    plain: Any = merged(model, [adapter])
+    plain: Any = merged(model, [(subject.part, adapter)])
     base, found = _shapes(reference_model()), _shapes(plain)
     changed = sorted(name for name in found.keys() | base.keys() if found.get(name) != base.get(name))
     assert not changed, f"{changed[0]}: {found.get(changed[0])} when merged, {base.get(changed[0])} in the base model"
@@ -168,7 +168,7 @@ def merge_untrained(subject: Subject) -> None:
     adapter = subject.build()
     if not adapter.identity:
         raise NotApplicable("identity is False: the adapter changes the model from the start")
-    plain: Any = merged(adapter.apply(reference_model()), [adapter])
+    plain: Any = merged(adapter.apply(reference_model()), [(subject.part, adapter)])
     found = plain.state_dict()
     for name, wanted in reference_model().state_dict().items():
         off = difference(found[name], wanted)

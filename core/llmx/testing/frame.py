@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import random
 import time
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -78,8 +80,25 @@ class Result:
     seconds: float
 
 
+def require_assertions() -> None:
+    """Refuse an interpreter that leaves assertions out: every check would pass, whatever the part does.
+
+    Raises:
+        LlmxError: it does.
+    """
+    if not __debug__:
+        raise LlmxError(
+            "check: every check is an assertion, and python -O (PYTHONOPTIMIZE) leaves those out: do without"
+        )
+
+
 def suite(kind: str) -> list[Check]:
-    """Return the checks of a kind; its module `llmx.testing.<kind>` is imported now."""
+    """Return the checks of a kind; its module `llmx.testing.<kind>` is imported now.
+
+    Raises:
+        LlmxError: this interpreter leaves assertions out.
+    """
+    require_assertions()
     functions: tuple[Callable[[Subject], None], ...] = importlib.import_module(f"llmx.testing.{kind}").CHECKS
     return [Check(kind, f.__name__.replace("_", "-"), (f.__doc__ or "").splitlines()[0], f) for f in functions]
 
@@ -88,28 +107,62 @@ def parts_of(name: str, registry: Registry, options: GivenOptions = NONE_GIVEN) 
     """Return the components a name stands for: a component, a plugin, a distribution, or `distribution:component`.
 
     Args:
-        options: by component name, for those whose defaults do not suffice.
+        options: by component name, for those whose defaults do not suffice; where `name` stands for one component
+            alone, by `name` as well.
 
     Raises:
-        RecipeError: nothing is called that, or an option is missing or wrong.
-        PluginError: the plugin of that name is broken, disabled or incompatible.
+        RecipeError: nothing is called that, or an option is missing, wrong, or of no component that is checked.
+        PluginError: the plugin of that name, or one of the distribution of that name, is broken, disabled or
+            incompatible.
     """
-    for plugin in registry.plugins:
-        if plugin.status != "ok" and name in (plugin.name, plugin.distribution):
-            raise PluginError(f"{plugin.name} of {plugin.distribution}: {plugin.status}: {plugin.error}")
     offers = [
         offer
         for offer in registry.offers()
         if name in (offer.component.name, offer.qualified, offer.plugin.name, offer.plugin.distribution)
     ]
+    for plugin in registry.plugins:
+        # a distribution stands for all of its plugins; the name of a plugin may be that of a healthy one elsewhere
+        meant = name == plugin.distribution or (name == plugin.name and not offers)
+        if plugin.status != "ok" and meant:
+            raise PluginError(f"{plugin.name} of {plugin.distribution}: {plugin.status}: {plugin.error}")
     if not offers:
         raise RecipeError(f"check: {name!r}: no part, plugin or distribution is called that: see `llmx plugins`")
-    return [_part(offer, options.get(offer.component.name, {})) for offer in offers]
+    given = _by_component(name, sorted({offer.component.name for offer in offers}), options)
+    return [_part(offer, given.get(offer.component.name, {})) for offer in offers]
+
+
+def _by_component(name: str, checked: list[str], options: GivenOptions) -> dict[str, dict[str, Any]]:
+    """Return the options by the names of the components that are checked.
+
+    Raises:
+        RecipeError: some are for none of them.
+    """
+    alone = {name: checked[0], name.rpartition(":")[2]: checked[0]} if len(checked) == 1 else {}
+    found: dict[str, dict[str, Any]] = {}
+    faults = []
+    for key, values in options.items():
+        part = key if key in checked else alone.get(key)
+        if part is not None:
+            found.setdefault(part, {}).update(values)
+            continue
+        near = difflib.get_close_matches(key, checked, n=3, cutoff=0.5) or checked
+        what = ", ".join(f"{key}.{option}" for option in values) or key
+        faults.append(f"check: {what}: {key!r} is no part that is checked; nearest: {', '.join(near)}")
+    if faults:
+        raise RecipeError(*faults)
+    return found
 
 
 def _part(offer: Offer, values: Mapping[str, Any]) -> Part:
-    """Structure the options of an offer; a `path` that is required and not given is a sample that the kit writes."""
+    """Structure the options of an offer.
+
+    A `path` that is required and not given is a sample that the kit writes; the `mode` of a logger that may be
+    "offline" is that where none is given, since a check must put no runs into an account.
+    """
+    attrs.resolve_types(offer.component.options)
     fields = attrs.fields_dict(offer.component.options)
+    if offer.kind == "logger" and "mode" in fields and "offline" in _choices(fields["mode"].type):
+        values = {"mode": "offline", **values}
     if "path" in fields and fields["path"].default is attrs.NOTHING and "path" not in values:
         sample = sample_path(offer.kind, offer.component)
         values = dict(values) if sample is None else {**values, "path": str(sample)}
@@ -117,6 +170,14 @@ def _part(offer: Offer, values: Mapping[str, Any]) -> Part:
     if faults:
         raise RecipeError(*(f"{fault.path}: {fault.message}" for fault in faults))
     return Part(offer.qualified, offer, structured)
+
+
+def _choices(wanted: Any) -> set[Any]:
+    """Return the values that a type names: of `Literal["a", "b"] | None`, a and b."""
+    args = typing.get_args(wanted)
+    if typing.get_origin(wanted) is Literal:
+        return set(args)
+    return {choice for each in args for choice in _choices(each)}
 
 
 def run_checks(part: Part, scratch: Path, only: str | None = None) -> Iterator[Result]:

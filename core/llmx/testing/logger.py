@@ -27,6 +27,7 @@ from llmx.testing.listeners import (
 )
 from llmx.testing.samples import contents
 from llmx.testing.tiny import STEPS, killed_and_resumed, random_states, small_run
+from llmx.train.export import SAMPLES
 
 LOST_FROM = 2
 """Update from which on the sink is gone."""
@@ -145,6 +146,8 @@ def rows_by_step(folder: Path) -> dict[str, Counter[tuple[float, tuple[str, ...]
     """Return how often each pair of a step and names of metrics is in the files that have rows with a step."""
     found = {}
     for name, content in contents(folder).items():
+        if name == SAMPLES:  # llmx's own
+            continue
         try:
             rows = json_rows(content) if name.endswith("l") else csv_rows(content)
         except ValueError:

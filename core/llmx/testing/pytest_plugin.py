@@ -7,7 +7,7 @@ def test_conforms(llmx_check):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from llmx.testing.frame import Check
 
 MARK = "llmx_plugin(name, options={}): run the conformance suite of every part of a plugin, with options by part name"
+
+
+CALLED = pytest.StashKey[bool]()
+"""Of a test that takes `llmx_check`: whether it has called it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,12 +49,14 @@ def _checks(name: str, options: dict[str, dict[str, object]] | None = None) -> l
 
 @pytest.fixture
 def llmx_check(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], None]:
-    """Do one check; call it in the test."""
+    """Do one check; call it in the test, which fails if it does not."""
     from llmx.testing.frame import Subject, run_check
 
     part, check = request.param
+    request.node.stash[CALLED] = False
 
     def do() -> None:
+        request.node.stash[CALLED] = True
         result = run_check(check, Subject(part, tmp_path))
         if result.status == "skipped":
             pytest.skip(result.message)
@@ -58,3 +64,12 @@ def llmx_check(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], N
             pytest.fail(f"{result.component}: {result.promise}\n{result.message}", pytrace=False)
 
     return do
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Fail a test that would pass without having done its check; one that is skipped or fails by itself stays so."""
+    result = yield
+    if not pyfuncitem.stash.get(CALLED, True):
+        pytest.fail("the test takes llmx_check and never calls it: nothing was checked", pytrace=False)
+    return result

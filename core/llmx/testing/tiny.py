@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import attrs
 import torch
@@ -22,18 +21,15 @@ from llmx.corpora import data_facts
 from llmx.layers import Layer
 from llmx.recipe import Part, Recipe
 from llmx.registry import Registry
+from llmx.testing.accounts import no_account
 from llmx.testing.corpus import prose
-from llmx.train import checkpoint, loop
-from llmx.train.device import peak_flops
+from llmx.train import checkpoint
 from llmx.train.export import export
 from llmx.train.hooks import RunHooks
 from llmx.train.loop import Trainer
 
 STEPS, EVALUATED, SAVED, KILLED = 12, 3, 6, 8
 """Updates of the small run, between evaluations, and between checkpoints; after KILLED a copy of it is taken."""
-
-measured_peak = functools.cache(peak_flops)
-"""The speed of the device, which is measured for a second: once for all runs of the kit."""
 
 Around = Callable[[str, Mapping[str, Any]], AbstractContextManager[None]]
 """Called with the name and the arguments of each announcement; it happens within the context."""
@@ -147,8 +143,7 @@ class SmallRun:
         if around is not None:
             run.hooks = WatchedHooks(run.hooks, around)
         with surroundings(self.folder):
-            with mock.patch.object(loop, "peak_flops", measured_peak):
-                self.trainer = Trainer(run)
+            self.trainer = Trainer(run)
             if self.resumed:
                 newest = checkpoint.latest(self.folder / "checkpoints")
                 assert newest is not None
@@ -206,11 +201,16 @@ def killed_and_resumed(part: Part, folder: Path) -> tuple[SmallRun, SmallRun | N
 
 @contextmanager
 def surroundings(folder: Path) -> Iterator[None]:
-    """Keep prepared data beside a run folder, and what a part prints from the screen."""
+    """Keep prepared data beside a run folder, what a part prints from the screen, and its client from accounts."""
     before = os.environ.get("LLMX_CACHE")
     os.environ["LLMX_CACHE"] = str(folder.parent / "cache")
     try:
-        with Path(os.devnull).open("w", encoding="utf-8") as sink, redirect_stdout(sink), redirect_stderr(sink):
+        with (
+            no_account(),
+            Path(os.devnull).open("w", encoding="utf-8") as sink,
+            redirect_stdout(sink),
+            redirect_stderr(sink),
+        ):
             yield
     finally:
         del os.environ["LLMX_CACHE"]

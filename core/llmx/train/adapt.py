@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from llmx.protocols import Adapter, Model
-from llmx.recipe import Recipe
+from llmx.recipe import Part, Recipe
 
 
 def adapt(recipe: Recipe, model: Model) -> tuple[Model, list[Adapter]]:
@@ -19,10 +19,11 @@ def adapt(recipe: Recipe, model: Model) -> tuple[Model, list[Adapter]]:
     return model, adapters
 
 
-def merged(model: Model, adapters: Sequence[Adapter]) -> Model:
+def merged(model: Model, adapters: Iterable[tuple[Part, Adapter]]) -> Model:
     """Return a model without its adapters; the one given stays as it is."""
-    if adapters:
+    applied = list(adapters)
+    if applied:
         model = copy.deepcopy(model)
-    for adapter in reversed(adapters):
-        model = adapter.merge(model)
+    for part, adapter in reversed(applied):
+        model = part.blame(adapter.merge, model)
     return model

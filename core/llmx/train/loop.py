@@ -17,6 +17,7 @@ from llmx.errors import CheckpointError, DivergedError, StoppedError
 from llmx.train import checkpoint
 from llmx.train.device import autocast, keep_freed_memory, memory_bytes, peak_flops, to_device
 from llmx.train.evaluate import evaluate
+from llmx.train.export import exported_step
 from llmx.train.signals import catch_signals
 from llmx.train.state import TrainState
 from llmx.train.tree import random_state, restore_random_state
@@ -58,6 +59,7 @@ class Trainer:
         """
         run = self.run
         run.hooks.announce("llmx_before_run", run=run)
+        self._agree_to_stop()
         with catch_signals() as received:
             while run.state.step < run.sizes.steps and run.stop_reason is None:
                 self._step()
@@ -161,12 +163,14 @@ class Trainer:
             self._agree_to_stop()
         if last or improved or run.stop_reason or step % self.save_every == 0:
             self.save()
+            self._agree_to_stop()  # a hook may have stopped rank 0 when its checkpoint was complete
 
     def _agree_to_stop(self) -> None:
         """Stop every rank when a hook has stopped one."""
         run = self.run
         if run.world.any(run.stop_reason is not None, run.device) and run.stop_reason is None:
             run.stop("stopped on another rank")
+        run.state.stop_reason = run.stop_reason
 
     def _evaluate(self) -> bool:
         """Measure the held-out loss; return whether it is the lowest so far."""
@@ -232,6 +236,8 @@ class Trainer:
         restore_random_state(state["random"], run.device)
         run.state = TrainState(**state["train"])
         self.saved_step = run.state.step
+        if exported_step(run.folder) != run.state.step:  # it was stopped and killed before that was done: finish it
+            run.stop_reason = run.state.stop_reason
 
 
 def group_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

@@ -14,9 +14,11 @@ class TrainState:
         tokens: tokens read, over all ranks.
         best_loss: lowest validation loss so far, nats per token; None before the first evaluation.
         best_step: the step it was measured at.
+        stop_reason: why `run.stop` ended the run at this step, if it did.
     """
 
     step: int = 0
     tokens: int = 0
     best_loss: float | None = None
     best_step: int | None = None
+    stop_reason: str | None = None

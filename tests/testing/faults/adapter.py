@@ -357,6 +357,9 @@ FAULTS = [
     _fault("seeded", Unseeded),
 ]
 
+CRASHES = {"ranksbynumbers": "RuntimeError"}
+"""Faults that show as an exception of their own, and which."""
+
 
 # --- unusual, and right ---------------------------------------------------------------------------------------------
 

@@ -376,5 +376,8 @@ BROKEN = {
 FAULTS = [(check, planted(target)) for check, targets in BROKEN.items() for target in targets]
 """A check's name and a component that breaks its promise."""
 
+CRASHES = {"path-in-state": "TypeError", "puts-back-nothing": "KeyError"}
+"""Faults that show as an exception of their own, and which."""
+
 CORRECT = [("*", planted(target)) for target in (Average, Noise, Clock, StopsEarly, Unfreezes)]
 """Components that no check may accuse."""

@@ -344,6 +344,9 @@ BROKEN = {
 FAULTS = [(check, planted(target), PATH) for check, targets in BROKEN.items() for target in targets]
 """A check's name, a component that breaks its promise, and the options that it needs."""
 
+CRASHES = {"system-fault": "FileNotFoundError"}
+"""Faults that show as an exception of their own, and which."""
+
 CORRECT = [
     ("*", planted(Lines), PATH),
     ("*", planted(HeldInMemory), PATH),

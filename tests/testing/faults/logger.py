@@ -371,5 +371,16 @@ BROKEN = {
 FAULTS = [(check, planted(target)) for check, targets in BROKEN.items() for target in targets]
 """A check's name and a component that breaks its promise."""
 
+CRASHES = {
+    "strict-json": "ValueError",
+    "whole-numbers": "OverflowError",
+    "known-only": "ValueError",
+    "stops-with-the-disk": "OSError",
+    "fails-to-close": "OSError",
+    "set-in-state": "TypeError",
+    "closes-what-is-not-open": "AttributeError",
+}
+"""Faults that show as an exception of their own, and which."""
+
 CORRECT = [("*", planted(target)) for target in (Rows, Table, InMemory)]
 """Components that no check may accuse."""

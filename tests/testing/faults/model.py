@@ -452,6 +452,15 @@ FAULTS = [
     _fault("context-length", FixedContext),
 ]
 
+CRASHES = {
+    "indexadds": "RuntimeError",
+    "tiedtwice": "RuntimeError",
+    "tensorinconfig": "TypeError",
+    "looksatweights": "RuntimeError",
+    "shorttable": "IndexError",
+}
+"""Faults that show as an exception of their own, and which."""
+
 
 # --- unusual, and right ---------------------------------------------------------------------------------------------
 

@@ -255,6 +255,9 @@ FAULTS = [
     _fault("known-formula", shifts_again, "causal-lm"),
 ]
 
+CRASHES = {"selects-by-mask": "NotImplementedError"}
+"""Faults that show as an exception of their own, and which."""
+
 
 # --- unusual, and right ---------------------------------------------------------------------------------------------
 

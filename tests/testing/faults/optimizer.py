@@ -304,6 +304,15 @@ FAULTS = [
     ("known-algorithm", _component(SwapsBetas, "adamw")),
 ]
 
+CRASHES = {
+    "needseverygradient": "TypeError",
+    "savesaview": "RuntimeError",
+    "stateofanothertype": "TypeError",
+    "looksatnumbers": "RuntimeError",
+    "stateonthecpu": "RuntimeError",
+}
+"""Faults that show as an exception of their own, and which."""
+
 
 # --- unusual, and right ---------------------------------------------------------------------------------------------
 

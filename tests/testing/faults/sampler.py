@@ -269,5 +269,8 @@ BROKEN = {
 FAULTS = [(check, planted(target)) for check, targets in BROKEN.items() for target in targets]
 """A check's name and a component that breaks its promise."""
 
+CRASHES = {"fifty-best": "RuntimeError"}
+"""Faults that show as an exception of their own, and which."""
+
 CORRECT = [("*", planted(target)) for target in (Link, InPlace, NoLineEnd, OwnRows, OwnNoise, StepsDown)]
 """Components that no check may accuse."""

@@ -99,6 +99,9 @@ FAULTS = [
     _fault("lengths-apart", "SharedTable"),
 ]
 
+CRASHES = {"cosine-to-zero": "ZeroDivisionError"}
+"""Faults that show as an exception of their own, and which."""
+
 
 # --- unusual, and right ---------------------------------------------------------------------------------------------
 

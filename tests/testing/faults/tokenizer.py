@@ -485,6 +485,9 @@ FAULTS = [
 ]
 """A check's name and a component that breaks its promise, with options where the defaults do not show it."""
 
+CRASHES = {"strict": "UnicodeDecodeError", "remembers-the-folder": "FileNotFoundError", "measures": "TypeError"}
+"""Faults that show as an exception of their own, and which."""
+
 ROOM = {"vocab_size": 2000}
 CORRECT = [("*", planted(each), ROOM) for each in (Letters, Composed, LowerWords, Unlearned, PrefixTakenAway)]
 """Components that no check may accuse."""

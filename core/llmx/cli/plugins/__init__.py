@@ -109,8 +109,6 @@ def _failed(registry: Registry) -> list[Row]:
 
 def _installable(entries: tuple[KnownPlugin, ...], kind: str | None) -> list[Row]:
     """Return a row for each part that a catalogue knows and whose requirement is not met here."""
-    from llmx.requirements import unmet
-
     return [
         {
             "kind": each,
@@ -122,7 +120,7 @@ def _installable(entries: tuple[KnownPlugin, ...], kind: str | None) -> list[Row
             "summary": f"{entry.summary} (llmx plugins install {entry.name})",
         }
         for entry in entries
-        if unmet(entry.requires)
+        if entry.lack
         for each, names in entry.provides.items()
         for name in names
         if kind in (None, each)

@@ -24,7 +24,8 @@ def command(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run the conformance suite on every part that NAME stands for: a part, a plugin or a distribution.
 
     Options of a part whose defaults do not suffice are given as they are in a recipe, with the part's name before
-    them where there are several. Ends with 1 if a check fails.
+    them where there are several. A logger with a mode "offline" is checked in it, if no other is given: runs of the
+    checks are for no account. Ends with 1 if a check fails.
 
     \b
     llmx plugins check lion
@@ -36,6 +37,9 @@ def command(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     registry = Registry()
     parts = parts_of(name, registry, _options(name, overrides))
+    for plugin in {part.offer.plugin.name: part.offer.plugin for part in parts}.values():
+        if plugin.warning:
+            click.echo(f"llmx: plugin {plugin.name} of {plugin.distribution} {plugin.warning}", err=True)
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as scratch:
         for number, part in enumerate(parts):
@@ -60,13 +64,16 @@ def _checked(part: Any, scratch: Path, *, shown: bool) -> Iterator[Result]:
     from llmx.testing.frame import run_checks, suite
 
     width = max(len(check.name) for check in suite(part.kind))
+    before = ""
     if shown:
         click.echo(click.style(f"{part.kind} {part.offer.qualified} {part.offer.plugin.version}", bold=True))
     for result in run_checks(part, scratch):
         if shown:
             mark, colour = MARKS[result.status]
             click.echo(f"  {click.style(mark.ljust(6), fg=colour)}  {result.check.ljust(width)}  {result.promise}")
-            for line in result.message.splitlines():
+            again = bool(result.message) and result.message == before
+            before = result.message
+            for line in ["the same"] if again else result.message.splitlines():
                 click.echo(f"  {'':6}  {'':{width}}  {click.style(line, fg=colour)}")
         yield result
 

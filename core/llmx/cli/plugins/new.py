@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llmx.component import KINDS
+
 if TYPE_CHECKING:
     from llmx.scaffold import Names
 
 
 @click.command("new")
 @click.argument("name")
-@click.option("--kind", required=True, help="Kind of the part it offers: optimizer, sampler, model, ...")
+@click.option("--kind", required=True, help=f"Kind of the part it offers: {', '.join(KINDS)}.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make; without it, NAME in this one.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(name: str, kind: str, out: Path | None, as_json: bool) -> None:
