@@ -37,18 +37,26 @@ class Pretrained:
 
     model: Model
     tokenizer: Tokenizer
+    template: Template | None = None
+    """How its chats were written; None for a model that was trained on plain text."""
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
 def save(
-    folder: Path, model: Model, weights: Mapping[str, Tensor], tokenizer: Tokenizer, facts: Mapping[str, Any]
+    folder: Path,
+    model: Model,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    facts: Mapping[str, Any],
+    template: tuple[Part, Template] | None = None,
 ) -> None:
     """Write a model folder in one step; what stood there stays until the new one is whole.
 
     Args:
         weights: the model's state dict, without shared tensors.
+        template: what its chats are written with, if it has any.
         facts: what `llmx.json` says: the component of each kind, `{"model": "tinyllm", "tokenizer": "char"}`, and more.
     """
     from safetensors.torch import save_file
@@ -56,7 +64,7 @@ def save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(folder)
     try:
-        save_tokenizer(temporary, tokenizer, facts["tokenizer"])
+        save_tokenizer(temporary, tokenizer, facts["tokenizer"], template)
         special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
         _write_json(temporary / CONFIG, {**model.to_config(), **special, "dtype": _dtype_name(weights)})
         _write_json(temporary / "generation_config.json", special)
@@ -145,7 +153,7 @@ def load(folder: Path, registry: Registry, device: str = "cpu") -> Pretrained:
             "they do not belong together"
         )
     load_weights(model, dict(read_weights(folder)), folder)
-    return Pretrained(model.to(device).eval(), tokenizer)
+    return Pretrained(model.to(device).eval(), tokenizer, load_template(folder, registry, tokenizer))
 
 
 def read_json(path: Path) -> dict[str, Any]:

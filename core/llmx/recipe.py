@@ -22,6 +22,7 @@ from llmx.sections import (
     TrainOptions,
 )
 
+
 @frozen
 class Part:
     """One component of a run with its options, as resolved."""

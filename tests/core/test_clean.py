@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +176,13 @@ def test_encodings_that_are_not_certain(tmp_path: Path) -> None:
     kept, rejected = cleaned(tmp_path, b"\n".join(lines), near=0.0)
     assert len(kept) == 8
     assert [(row["line"], row["reason"]) for row in rejected] == [(5, "encoding")]
+    foreign = [json.dumps({"text": f"{n} {ZH}"}, ensure_ascii=False).encode("gb18030") for n in range(9)]
+    kept, rejected = cleaned(tmp_path, b"\n".join([*lines[:4], *foreign[:3]]), near=0.0)
+    assert [row["text"] for row in kept] == [f"{ZH}{n}" for n in range(4)]
+    assert [row["reason"] for row in rejected] == ["encoding"] * 3
+    kept, rejected = cleaned(tmp_path, b"\n".join([lines[0], *foreign, lines[1]]), near=0.0)
+    assert [row["text"] for row in kept] == [f"{ZH}0", *(f"{n} {ZH}" for n in range(9)), f"{ZH}1"]
+    assert rejected == []
     with pytest.raises(RecipeError, match=r"--encoding klingon: no such encoding"):
         cleaned(tmp_path, french, encoding="klingon")
 
@@ -249,6 +255,8 @@ def test_values_come_one_at_a_time(tmp_path: Path, chunk: int, monkeypatch: pyte
     kept, rejected = cleaned(tmp_path, content, "in.json", near=0.0)
     assert [row["text"] for row in kept] == ["first one", "third one"]
     assert [(row["line"], row["reason"]) for row in rejected] == [(3, "broken-json"), (5, "broken-json")]
+    _, rejected = cleaned(tmp_path, '[1234567890, {"text": "first one"}]', "in.json")
+    assert [(row["reason"], row["start"]) for row in rejected] == [("no-object", "1234567890")]
     _, rejected = cleaned(tmp_path, '[{"text": "first one"}', "in.json")
     assert "does not end" in rejected[0]["detail"]
     kept, rejected = cleaned(tmp_path, b'[{"text": "first one"}, {"text": "\xff"}]', "in.json")
@@ -369,13 +377,14 @@ def test_the_table_of_keys() -> None:
 # --- going on -------------------------------------------------------------------------------------------------------
 
 CHILD = """
-import sys, time
+import json, sys, time
 from pathlib import Path
 import llmx.data.clean.run as run
 run.COMMIT_S = 0.004
 def slowly(count):
     time.sleep(0.00005)
-run.clean(sys.argv[2:], Path(sys.argv[1]), run.CleanOptions(separator="\\n\\n", near=0.7), report=slowly)
+options = run.CleanOptions(separator="\\n\\n", near=0.7)
+print(json.dumps(run.clean(sys.argv[2:], Path(sys.argv[1]), options, report=slowly).to_json()))
 """
 
 
@@ -392,19 +401,23 @@ def test_a_kill_changes_no_byte(tmp_path: Path) -> None:
     (folder / "b.jsonl.gz").write_bytes(gzip.compress("\n".join(lines[900:1_500]).encode()))
     (folder / "c.txt").write_text("\n\n".join(texts[1_500:1_900]))
     (folder / "d.json").write_text(json.dumps([{"text": text} for text in texts[1_900:]], indent=1))
-    clean([str(folder)], tmp_path / "whole" / "out.jsonl", CleanOptions(separator="\n\n", near=0.7))
+    tally = clean([str(folder)], tmp_path / "whole" / "out.jsonl", CleanOptions(separator="\n\n", near=0.7))
     out = tmp_path / "killed" / "out.jsonl"
     kills = 0
-    while not out.exists():
+    state = out.with_name("out.jsonl.cleaning") / "state.json"
+    while state.exists() or not out.exists():
         assert kills < 60
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(out), str(folder)])
-        state, before = out.with_name("out.jsonl.cleaning") / "state.json", time.time_ns()
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(out), str(folder)], stdout=subprocess.PIPE)
+        before = time.time_ns()
         while child.poll() is None and not (state.exists() and state.stat().st_mtime_ns > before):
             time.sleep(0.001)
         time.sleep(draw.random() * 0.2)
         child.send_signal(signal.SIGKILL)
-        kills += child.wait() == -signal.SIGKILL
+        last, _ = child.communicate()
+        assert child.returncode in (0, -signal.SIGKILL)
+        kills += child.returncode == -signal.SIGKILL
     assert kills >= 5
+    assert json.loads(last or "{}") in ({}, tally.to_json())  # nothing where the kill came after the last step
     for name in ("out.jsonl", "rejects.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert sorted(os.listdir(tmp_path / "killed")) == ["out.jsonl", "rejects.jsonl"]  # noqa: PTH208
@@ -416,7 +429,7 @@ def test_a_kill_between_the_last_steps(tmp_path: Path, renames: int, monkeypatch
     """When all is written, a stop before, between or after the two renames is mended by the same command."""
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"text": "some text"}\nnone\n')
-    count, rename, remove = [0], Path.rename, shutil.rmtree
+    count, rename, unlink = [0], Path.rename, Path.unlink
 
     def stop(path: Path, target: Path) -> Path:
         if count[0] == renames:
@@ -424,16 +437,18 @@ def test_a_kill_between_the_last_steps(tmp_path: Path, renames: int, monkeypatch
         count[0] += 1
         return rename(path, target)
 
-    def stop_too(_: Path) -> None:
-        raise KeyboardInterrupt
+    def stop_too(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "keys.bin":
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
 
     monkeypatch.setattr(Path, "rename", stop)
-    monkeypatch.setattr(shutil, "rmtree", stop_too)
+    monkeypatch.setattr(Path, "unlink", stop_too)
     with pytest.raises(KeyboardInterrupt):
         clean([str(source)], out, CleanOptions())
     assert out.exists() == (renames == 2)
     monkeypatch.setattr(Path, "rename", rename)
-    monkeypatch.setattr(shutil, "rmtree", remove)
+    monkeypatch.setattr(Path, "unlink", unlink)
     tally = clean([str(source)], out, CleanOptions())
     assert (tally.kept, tally.records) == (1, 2)
     assert (rows(out), len(rows(tmp_path / "rejects.jsonl"))) == ([{"text": "some text"}], 1)
@@ -481,6 +496,10 @@ def test_what_is_not_its_own_stays(tmp_path: Path) -> None:
 
     with FileLock(work / "lock"), pytest.raises(LlmxError, match="another process is at this clean"):
         clean([str(source)], out, CleanOptions())
+    with pytest.raises(RecipeError, match=r"out\.jsonl: exists by now"):
+        clean([str(source)], out, CleanOptions(), report=lambda _: out.write_text("mine"))
+    assert out.read_text() == "mine"
+    out.unlink()
     assert clean([str(source)], out, CleanOptions()).kept == 2
 
 

@@ -111,23 +111,11 @@ def test_what_is_served_begins_what_was_trained(name: str, what: str, tmp_path: 
 def test_a_token_over_the_cut_is_not_made() -> None:
     """An answer that begins with line ends is encoded apart from the one that opens the turn, as it is served."""
     encoder = encoder_of("chatml")
-    (encoded,) = encoder([chat_of(CHATS["white space first"][0])])
-    backend = encoder.tokenizer.markup  # type: ignore[attr-defined]
-    joined = backend.encode("assistant\n\n\n  2\n", add_special_tokens=False).ids
+    encoded = encode(encoder, *CHATS["white space first"][0])
+    joined = encoder.tokenizer.encode("assistant\n\n\n  2\n")
     apart = encoder.tokenizer.encode("assistant\n") + encoder.tokenizer.encode("\n\n  2\n")
     assert joined != apart  # the tokenizer would make one
     assert encoded.ids.tolist()[-2 - len(apart) : -2] == apart
-
-
-def test_the_end_of_a_turn_is_trained() -> None:
-    """The answer and the token that ends it, and neither the line end after it nor a word of the user."""
-    encoder = encoder_of("chatml")
-    encoded = encode(
-        encoder, Message("user", "A?"), Message("assistant", "B."), Message("user", "C?"), Message("assistant", "D.")
-    )
-    assert trained_text(encoder, encoded) == "B.<|im_end|>D.<|im_end|>"
-    assert encoded.text_bytes == 4
-    assert encoded.lost_turns == 0
 
 
 @pytest.mark.parametrize(
@@ -202,28 +190,23 @@ def test_a_batch_is_its_documents() -> None:
     encoder.tokenizer.encode_batch = lambda texts: calls.append(len(texts)) or plain_batch(texts)  # type: ignore[method-assign]
     for one, other in zip(alone, encoder(documents), strict=True):
         assert one.ids.tolist() == other.ids.tolist()
-        assert (one.trained is None) == (other.trained is None)
-        assert one.trained is None or one.trained.tolist() == other.trained.tolist()  # type: ignore[union-attr]
+        assert np.array_equal(one.trained, other.trained)
         assert (one.text_bytes, one.lost_turns) == (other.text_bytes, other.lost_turns)
     assert len(calls) == 1
 
 
 def test_arrays_of_a_tokenizer_are_taken() -> None:
     """A tokenizer with encode_arrays is asked for those."""
-
-    class Quick(ChatTokenizer):
-        def encode_arrays(self, texts: Sequence[str]) -> list[Any]:
-            return [np.array(ids, np.uint32) for ids in super().encode_batch(texts)]
-
-        def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-            raise AssertionError("not this one")
-
-    slow = encoder_of("llama")
-    quick = Encoder(Quick(slow.template.specials), slow.template)  # type: ignore[union-attr]
-    quick.tokenizer.encode_markup = slow.tokenizer.encode_markup  # type: ignore[method-assign]
-    chat = chat_of(*CHATS["Chinese and emoji"])
-    quick._speller = slow._chat_parts("x")[1]
-    assert quick([chat])[0].ids.tolist() == slow([chat])[0].ids.tolist()
+    encoder, chat = encoder_of("llama"), chat_of(*CHATS["Chinese and emoji"])
+    (slow,), calls = encoder([chat]), []
+    encoder.tokenizer.encode_arrays = lambda texts: (
+        calls.append(1)
+        or [  # type: ignore[attr-defined]
+            np.array(encoder.tokenizer.encode(text), np.uint32) for text in texts
+        ]
+    )
+    assert encoder([chat])[0].ids.tolist() == slow.ids.tolist()
+    assert calls == [1]
 
 
 def llama2_like(*specials: str, prefix: str = "first", strip: bool = False) -> ChatTokenizer:
@@ -257,6 +240,18 @@ def test_tokenizers_that_mind_the_neighbourhood(name: str, what: str, strip: boo
     prompt = encoder.prompt(messages[:-1], tools)
     assert encoded.ids[: len(prompt)].tolist() == prompt
     assert trained_text(encoder, encoded).replace("\r", "").endswith(template.stop[0])
+
+
+def test_tokenizers_that_mind_the_neighbourhood_are_cut_where_serving_cuts() -> None:
+    """A token that would lie over the cut is not made, and nothing is lost of what it would have spelled."""
+    template = template_of("chatml")
+    tokenizer = llama2_like(*template.specials)
+    messages, _ = CHATS["white space first"]
+    text = "".join(piece.text for piece in template.pieces(messages))
+    at = len("".join(piece.text for piece in template.pieces(messages[:-1], generate=True)))
+    first, whole = tokenizer.encode_markup(text[:at]), tokenizer.encode_markup(text)
+    assert whole[: len(first)] != first  # the tokenizer would make one
+    assert encode(Encoder(tokenizer, template), *messages).ids.tolist() == first + tokenizer.encode_markup(text[at:])
 
 
 @functools.cache
@@ -295,9 +290,7 @@ def test_any_chat_begins_with_its_prompt(name: str, apart: bool, turns: list[tup
     """For any turns and content: the same prefix ids, a mark for each id, as many special tokens as markup names."""
     template, tokenizer = parts_of(name, apart)
     encoder = Encoder(tokenizer, template)
-    while turns and turns[-1][0] == "assistant":  # two in a row are one for Qwen3
-        turns = turns[:-1]
-    if not any(role == "user" for role, _ in turns):  # an answer to nobody: Qwen3 puts no mark of silence before it
+    if turns[-1][0] == "assistant" or all(role != "user" for role, _ in turns):  # Qwen3 has no prompt for those
         turns = [*turns, ("user", "x")]
     messages = [Message(*each) for each in turns]
     prompt = encoder.prompt(messages)

@@ -160,7 +160,10 @@ def a_chat_it_cannot_write_is_refused(subject: Subject) -> None:
 def it_travels(subject: Subject) -> None:
     """A copy in another process, where it goes by pickle, writes the same."""
     template = build(subject)
-    copied = pickle.loads(pickle.dumps(template))
+    try:
+        copied = pickle.loads(pickle.dumps(template))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise AssertionError(f"it cannot be sent to another process: {error}") from error
     for what, chat in written(template):
         assert copied.pieces(*chat) == template.pieces(*chat), f"{what}: a copy writes it otherwise"
 

@@ -151,7 +151,9 @@ class SmallRun:
             else:
                 facts = {"id": run.id, **data_facts(run.tokens_folders), "device": str(run.device)}
                 # without the part, whose distribution need not be installed to be checked
-                folders.create(self.folder, attrs.evolve(run.recipe, loggers=(), callbacks=()), run.tokenizer, run.template, facts)
+                folders.create(
+                    self.folder, attrs.evolve(run.recipe, loggers=(), callbacks=()), run.tokenizer, run.template, facts
+                )
             try:
                 self.trainer.train()
                 export(run)

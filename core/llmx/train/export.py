@@ -36,10 +36,11 @@ def export(run: Run) -> Path:
     """Write `model/` with the weights that `checkpoint.export` asks for, and return it."""
     folder = run.folder / "model"
     facts = {"model": run.recipe.model.name, "tokenizer": run.recipe.tokenizer.name, ENDED: run.state.step}
+    named = None if run.template is None else (run.recipe.template, run.template)
     with _at_exported_step(run) as strangers:
         run.hooks.announce("llmx_before_export", leave_out=strangers, run=run)
         model = merged(run.model, zip(run.recipe.adapters, run.adapters, strict=True))
-        pretrained.save(folder, model, cast(nn.Module, model).state_dict(), run.tokenizer, facts)
+        pretrained.save(folder, model, cast(nn.Module, model).state_dict(), run.tokenizer, facts, named)
         run.samples = [(prompt, run.generate(prompt)) for prompt in run.prompts()]
         run.hooks.announce("llmx_after_export", leave_out=strangers, run=run, path=folder)
     _keep_samples(run)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from llmx.data.clean.encodings import CERTAIN, FEWEST
 from llmx.data.clean.files import Form, Opened, Stream, form_of, opened
 from llmx.data.clean.options import MOST_BYTES, CleanOptions
 from llmx.data.clean.raw import CHUNK, DECODER, START, Place, Raw, json_fault
@@ -73,10 +74,22 @@ def _decoded(part: Part, encoding: str) -> tuple[str | None, tuple[str, str] | N
     if part.data is None:
         return None, ("too-long", f"over {MOST_BYTES:,} bytes")
     try:
-        return part.data.decode(encoding), None
+        return part.data.decode(encoding if not _utf8_among(part.data, encoding) else "utf-8"), None
     except UnicodeDecodeError as error:
         byte = part.data[error.start]
         return None, ("encoding", f"byte 0x{byte:02x} at {error.start} is not {encoding}")
+
+
+def _utf8_among(data: bytes, encoding: str) -> bool:
+    """Return whether a line of a file in another encoding is UTF-8 all the same: files get put together."""
+    if encoding not in CERTAIN.values() or data.isascii():
+        return False
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    # a word or two of GB18030 may be valid UTF-8 by chance, more is not
+    return len(data) - len(text) >= FEWEST
 
 
 def _parsed(raw: Raw) -> Raw:

@@ -131,7 +131,7 @@ def open_work(folder: Path, identity: dict[str, Any], state: dict[str, Any], row
     """
     for name, size in zip(FILES, state["sizes"], strict=True):
         (folder / name).touch()
-        None
+        os.truncate(folder / name, size)
     for left in folder.glob(".tmp-*"):
         left.unlink()
     seen = Seen()
@@ -158,4 +158,6 @@ def publish(folder: Path, out: Path, rejects: Path) -> None:
                 raise RecipeError(f"{target}: exists by now: move it away and give the same command again")
             (folder / name).rename(target)
             fsync(target.parent)
+    (folder / KEYS).unlink(missing_ok=True)
+    (folder / STATE).unlink()  # as long as it is there, the same command comes back to this place
     shutil.rmtree(folder)
