@@ -83,11 +83,14 @@ def read_lock(folder: Path) -> dict[str, Any]:
         lock = dict(json.loads((folder / LOCK).read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / LOCK}: cannot be read: {error}") from None
-    for name, plugin in lock["plugins"].items():
-        if isinstance(plugin, str):  # as it was written before files were recorded
-            lock["plugins"][name] = {"version": plugin, "modules": {}}
+    lock["plugins"] = {name: _recorded(plugin) for name, plugin in lock.get("plugins", {}).items()}
     lock.setdefault("hooks", {})
     return lock
+
+
+def _recorded(plugin: Any) -> dict[str, Any]:
+    """Return what a lock says of a plugin; before files were recorded that was its version alone."""
+    return {"modules": {}, **plugin} if isinstance(plugin, dict) else {"version": plugin, "modules": {}}
 
 
 def drift(folder: Path, recipe: Recipe) -> list[str]:

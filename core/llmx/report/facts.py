@@ -155,7 +155,7 @@ def version_text(value: Any) -> str:
     """Return a plugin's version with a hash of its files, or a hook file's hash, from any form `lock.json` has had."""
     if not isinstance(value, Mapping):
         return value[:HASH_CHARS] if isinstance(value, str) and len(value) == 64 else str(value)
-    files = {key: each for key, each in value.items() if key != "version"}
+    files = {key: each for key, each in value.items() if key != "version" and each}
     version = str(value.get("version", "?"))
     if not files:
         return version
