@@ -23,9 +23,10 @@ def resolve(*values: dict[str, Any], **names: Any) -> Recipe:
 def test_the_defaults_are_the_main_job() -> None:
     """Nothing given: TinyLLM on python-docs."""
     recipe = Recipe.resolve([])
-    assert [part.name for _, part in recipe.parts][:6] == [
+    assert [part.name for _, part in recipe.parts][:7] == [
         "tinyllm",
         "sentencepiece",
+        "chatml",
         "python-docs",
         "causal-lm",
         "adamw",
@@ -93,9 +94,40 @@ def test_a_name_of_another_kind_is_told() -> None:
 
 def test_the_dataset_is_chosen_by_the_path() -> None:
     """`data.path` alone picks the reader of its ending; an unknown ending says what to set."""
-    assert resolve({"data": {"path": "x/y.jsonl"}}).dataset.name == "jsonl"
-    assert resolve({"data": {"path": "x/*.parquet"}}).dataset.name == "parquet"
-    assert resolve({"data": {"path": "x/y", "name": "text"}}).dataset.name == "text"
+    assert resolve({"data": {"path": "x/y.jsonl"}}).corpus == "jsonl"
+    assert resolve({"data": {"path": "x/*.parquet"}}).corpus == "parquet"
+    assert resolve({"data": {"path": "x/y", "name": "text"}}).corpus == "text"
+    assert resolve({"data": {"path": "x/y.jsonl.gz"}}).corpus == "jsonl"
+    assert resolve({"data": {"path": ["x/y.csv", "x/z.csv"]}}).corpus == "csv"
+
+
+def test_several_sources_are_told_apart() -> None:
+    """Each has its own dataset, options and weight; a later single corpus takes their place, and the other way."""
+    sources = [{"path": "a.txt", "weight": 0.7}, {"path": "b/a.jsonl", "limit": 3}, {"name": "python-docs"}]
+    layer = Layer("r.toml", {"data": {"held_out": 0.1, "sources": sources}})
+    recipe = Recipe.resolve([layer])
+    found = [(source.label, source.weight, source.part.name) for source in recipe.sources]
+    assert found == [("a", 0.7, "text"), ("a-2", 1.0, "jsonl"), ("python-docs", 1.0, "python-docs")]
+    assert recipe.data.held_out == 0.1
+    assert Recipe.resolve([Layer("again", recipe.to_plain())]).to_plain() == recipe.to_plain()
+    assert Recipe.resolve([layer, Layer("flag", {"data": {"path": "c.csv"}})]).corpus == "csv"
+    assert Recipe.resolve([Layer("one", {"data": {"path": "c.csv"}}), layer]).corpus == "a+a-2+python-docs"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"sources": []}, "data.sources must be a list of tables"),
+        ({"sources": [{"path": "a.txt", "weight": 0}]}, r"data\.sources\[0\]\.weight"),
+        ({"sources": [{"path": "a.txt"}], "path": "b.txt"}, "data.sources and data.path are given: keep one of them"),
+        ({"sources": [{"path": "a.txt", "colour": 1}]}, r"data\.sources\[0\]\.colour = 1: no such option"),
+        ({"sources": [{"path": "a.xyz"}]}, "no dataset is chosen by this ending"),
+    ],
+)
+def test_wrong_sources_are_told(data: dict[str, object], message: str) -> None:
+    """With their place in the list."""
+    with pytest.raises(RecipeError, match=message):
+        Recipe.resolve([Layer("r.toml", {"data": data})])
     with pytest.raises(RecipeError, match=r"data\.path = 'x/y\.docx': no dataset is chosen .*set data\.name"):
         resolve({"data": {"path": "x/y.docx"}})
 
@@ -171,11 +203,11 @@ def test_the_datas_own_keys_outlive_its_reader() -> None:
     recipe = resolve(
         {"data": {"name": "jsonl", "path": "a.jsonl", "held_out": 0.5}}, {"data": {"name": "json", "path": "b"}}
     )
-    assert (recipe.data.held_out, recipe.dataset.name) == (0.5, "json")
+    assert (recipe.data.held_out, recipe.corpus) == (0.5, "json")
     with pytest.raises(RecipeError, match=r"ends in what jsonl reads, but data\.name = 'text' \(layer 0\)"):
         resolve({"data": {"name": "text", "path": "a.txt"}}, {"data": {"path": "b.jsonl"}})
     forced = Recipe.resolve(override_layers(["data.path=a.txt", "data.name=jsonl"]))
-    assert forced.dataset.name == "jsonl"
+    assert forced.corpus == "jsonl"
     assert tuple(each.name for each in fields(DataOptions)) == DATA_KEYS
 
 

@@ -27,8 +27,8 @@ def command(runs: tuple[Path, ...], out: Path | None, png: Path | None, as_json:
     llmx report runs/adam runs/muon --out comparison.html --png loss.png
     llmx report runs/* --json
     """
-    from llmx.report.files import default_out, read_runs, write_page
     from llmx.page import encodable
+    from llmx.report.files import default_out, read_runs, write_page
 
     facts = read_runs(runs)
     written = []

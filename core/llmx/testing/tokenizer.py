@@ -16,6 +16,7 @@ from llmx.testing.corpus import PROBE, SPECIAL_NAMES, UNICODE, kept, letters, pr
 from llmx.testing.elsewhere import in_another_process
 from llmx.testing.frame import NotApplicable, Subject
 from llmx.testing.samples import contents
+from llmx.testing.words import SHORT, differ, short
 
 
 def round_trip(subject: Subject) -> None:
@@ -245,8 +246,6 @@ def vocab_size_is_as_asked(subject: Subject) -> None:
 
 # --- what the checks share ------------------------------------------------------------------------------------------
 
-SHORT = 60
-"""Characters of a text that a message shows."""
 SOURCE = "source"
 MARKED = re.compile(r"<[^<>\s]{1,40}>|\[[A-Z]{2,10}\]")
 MOST_NAMES = 400
@@ -319,17 +318,6 @@ def valid_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     half = next((each for each in text if "\ud800" <= each <= "\udfff"), None)
     assert half is None, f"the ids {ids} decode to {text!r}: half a surrogate pair, which UTF-8 cannot spell"
     return text
-
-
-def short(text: str) -> str:
-    """Return a text as a message shows it."""
-    return repr(text) if len(text) <= SHORT else f"{text[:SHORT]!r}..."
-
-
-def differ(wanted: str, found: str) -> str:
-    """Return where two texts part."""
-    at = next((n for n, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), min(len(wanted), len(found)))
-    return f"from character {at} on it is {short(found[at:])} and should be {short(wanted[at:])}"
 
 
 CHECKS = (
