@@ -123,11 +123,24 @@ def header(run: Run) -> str:
         f"{names.model.name}: {count:,} parameters, {run.tokenizer.vocab_size:,} tokens in the vocabulary\n"
         f"{names.corpus}: {run.train_rows.tokens:,} training tokens, "
         f"{run.held_out.tokens if run.held_out else 0:,} held out\n"
+        f"{unread(run)}"
         f"{names.optimizer.name}, {names.scheduler.name}: {sizes.steps} steps of {sizes.rows} x "
         f"{sizes.sequence_length} tokens ({run.train_rows.epoch(sizes.steps * sizes.rows):.1f} epochs), "
         f"{run.precision} on {run.device}\n"
         f"writing to {run.folder}"
     )
+
+
+def unread(run: Run) -> str:
+    """Return a line on what of the training documents is never read, empty if all is."""
+    facts = run.train_rows.facts()
+    told = []
+    if facts.get("truncated_tokens", 0):
+        documents, tokens = facts["truncated_documents"], facts["truncated_tokens"]
+        told.append(f"{documents:,} documents are longer than a row: {tokens:,} tokens at their ends are not read")
+    if facts.get("left_out_documents", 0):
+        told.append(f"{facts['left_out_documents']:,} documents have no token to train on and are left out")
+    return "; ".join(told) + "\n" if told else ""
 
 
 def sparkline(values: list[float], width: int) -> str:
