@@ -101,6 +101,7 @@ BUILTIN_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 SKIPS = {
+    "special-tokens-that-are-asked-for": {"tokenizer hf"},
     "vocab-size-is-as-asked": {"tokenizer char", "tokenizer hf"},
     "the-fingerprint-follows-the-content": {"dataset python-docs"},
     "a-missing-path-is-said": {"dataset python-docs"},
