@@ -67,7 +67,7 @@ def test_a_new_project_works_as_it_is(kind: str, tmp_path: Path, corpus: Path, l
     assert used.returncode == 0, used.stderr
     if kind != "sampler":
         recipe = tomllib.loads((tmp_path / "runs" / names.part / "recipe.toml").read_text(encoding="utf-8"))
-        assert f"'{names.part}'" in repr(recipe)
+        assert re.search(rf"'({names.distribution}:)?{names.part}'", repr(recipe))
 
 
 def run_python(module: str, *arguments: object, cwd: Path, **variables: str) -> str:
