@@ -154,6 +154,7 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     """Assemble a resolved recipe and train it in `folder`."""
     from llmx import folder as folders
     from llmx.assembly import assemble
+    from llmx.base import base_facts
     from llmx.corpora import data_facts
     from llmx.train import checkpoint
     from llmx.train.device import choose_device, choose_precision
@@ -172,6 +173,7 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     train = attrs.evolve(recipe.train, precision=choose_precision(recipe.train.precision, device))
     recipe = attrs.evolve(recipe, train=train)
     if resumed:
+        recipe = folders.as_begun(target, recipe)
         folders.require_same_run(target, recipe, registry)
     run = assemble(recipe, registry, target, resumed=resumed, world=world)
     trainer = Trainer(run)
@@ -184,10 +186,11 @@ def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
                 f"{target}: step {run.state.step} is done already: give train.steps={run.state.step} or more"
             )
     if resumed and world.main:
-        folders.rewrite_recipe(target, recipe)
+        folders.rewrite_recipe(target, run.recipe)
     elif world.main:
         facts = {"id": run.id, **data_facts(run.tokens_folders), "device": str(run.device)}
-        folders.create(target, recipe, run.tokenizer, run.template, facts)
+        facts |= {} if recipe.base is None else {"base": base_facts(recipe.base)}
+        folders.create(target, run.recipe, run.tokenizer, run.template, facts)
     world.wait()
     try:
         trainer.train()
@@ -231,7 +234,7 @@ def load(
     """Load a run folder, its `model/`, or a Hugging Face folder, ready to generate.
 
     Args:
-        path: a run that has no `model/` yet gives its newest checkpoint.
+        path: a run that has no `model/` gives its base with its adapters, or its newest checkpoint.
         sampler: the chain by names; none takes the run's.
         overrides: `{"sampler.top-p.p": 0.9, "generate.max_new_tokens": 50}`.
 
@@ -239,6 +242,8 @@ def load(
         CheckpointError: the folder is incomplete or altered.
         RecipeError: there is no such folder, or a sampler or an option does not exist.
     """
+    import torch
+
     from llmx import pretrained
     from llmx.folder import is_run
     from llmx.generate.language_model import LanguageModel
@@ -251,12 +256,12 @@ def load(
     trained = is_run(folder)
     names: dict[str, Any] = {"sampler": list(sampler)} if sampler else {}
     # only what generating needs: the optimizer's or the logger's plugin may be gone by now
-    wanted = {"sampler", "generate", *(() if (folder / "model").exists() else ("model", "adapter"))}
+    wanted = {"sampler", "generate", *(() if (folder / "model").exists() else ("model", "adapter", "train"))}
     files = file_layers(folder / "recipe.toml") if trained else []
     base = [Layer(each.origin, {k: v for k, v in each.values.items() if k in wanted}) for each in files]
     recipe = Recipe.resolve([*base, *layers_of(overrides=overrides, **names)], registry)
     if trained and not (folder / "model").exists():
-        found = load_checkpoint(folder, recipe, registry, device)
+        found = load_checkpoint(folder, recipe, registry, torch.device(device))
     else:
         found = pretrained.load(folder / "model" if trained else folder, registry, device)
     chain = [part.build(found.tokenizer) for part in recipe.samplers]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from llmx.corpora import new_corpora, resumed_corpora
 from llmx.data.batches import stream_seed
@@ -24,11 +24,17 @@ from llmx.lock import read_lock
 from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Template, Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
-from llmx.train.adapt import adapt
 from llmx.train.device import choose_device, choose_precision
 from llmx.train.hooks import RunHooks, load_hooks_file
+from llmx.train.memory import recompute_blocks
+from llmx.train.model import build_model, load_saved, saved_weights
+from llmx.train.objective import choose_objective
 from llmx.train.parallel import World
+from llmx.train.rates import group_schedules
 from llmx.train.state import TrainState
+
+LEAST_UPDATES = 20
+"""Updates that an epoch has at least by the law for their size: with fewer a schedule has nothing to go by."""
 
 
 @frozen
@@ -64,6 +70,7 @@ class Run:
         train_rows: the training rows in their order.
         held_out: the held-out rows, or None when the recipe keeps none.
         schedule: factor on the peak learning rates at each update.
+        group_schedules: the same for parameter groups that have one of their own, by the groups' names.
         precision: "fp32", "bf16" or "fp16", as chosen for the device.
         stop_reason: set by `stop`; the run ends after the step at hand.
         samples: at the end, pairs of a prompt and how the exported model continues it.
@@ -88,6 +95,7 @@ class Run:
     schedule: Schedule
     chain: list[Sampler]
     world: World
+    group_schedules: dict[str, Schedule] = field(factory=dict)
     hooks: RunHooks = field(factory=RunHooks)
     state: TrainState = field(factory=TrainState)
     stop_reason: str | None = None
@@ -108,12 +116,17 @@ class Run:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return the model's state dict."""
-        return self.module.state_dict()
+        """Return what a checkpoint holds of the model: its state dict, or with adapters on a pretrained base, which is
+        read again from its folder, only what is trained."""
+        return saved_weights(self.recipe, self.model)
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Copy a state dict into the model."""
-        self.module.load_state_dict(weights)
+        """Copy what `weights` returned into the model.
+
+        Raises:
+            RuntimeError: they are those of another model.
+        """
+        load_saved(self.recipe, self.model, weights)
 
     def generate(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> str:
         """Return how the model as it is now continues a prompt, by the recipe's sampler chain and `generate` section.
@@ -156,11 +169,14 @@ def assemble(
     with world.main_first():
         corpora = resumed_corpora(recipe, registry, folder) if resumed else new_corpora(recipe)
     tokenizer = corpora.tokenizer
-    model, adapters = build_model(recipe, tokenizer.vocab_size, device)
+    model, adapters = build_model(recipe, registry, tokenizer.vocab_size, device, precision)
+    recompute_blocks(model, recipe.train.checkpointing)
     length = sequence_length(recipe, model)
     stores = [TokenStore(each, "val") for each in corpora.folders]
     held_out = HeldOut(stores, recipe.data.packing, length) if recipe.data.held_out else None
     train_rows = training_rows(recipe, corpora.folders, length)
+    parameters = sum(p.numel() for p in model.parameters())  # type: ignore[attr-defined]  # it is an nn.Module
+    recipe = with_tokens_per_update(recipe, length, train_rows.rows_per_epoch, parameters)
     sizes = choose_sizes(recipe, length, train_rows.rows_per_epoch, world.size)
     run = Run(
         id=read_lock(folder).get("id", folder.name) if resumed else world.from_main(uuid.uuid4().hex[:12]),
@@ -183,11 +199,13 @@ def assemble(
         chain=[part.build(tokenizer) for part in recipe.samplers],
         world=world,
     )
+    run.group_schedules = group_schedules(recipe, run.optimizer, sizes.steps)
     for group in run.optimizer.param_groups:
         group["initial_lr"] = group["lr"]  # the peak, which the schedule scales
     for prompt in recipe.generate.prompts:  # a prompt that does not fit is said now, not after the training
         prompt_ids(prompt, model, tokenizer)
     register_listeners(run)
+    run.objective = choose_objective(run)
     # after all is imported and built, for some libraries draw while they are: the run draws the same with any logger
     torch.manual_seed(stream_seed(recipe.train.seed, "train"))
     random.seed(stream_seed(recipe.train.seed, "python"))
@@ -208,12 +226,6 @@ def training_rows(recipe: Recipe, folders: Sequence[Path], length: int) -> Rows:
     return MixedRows(weighted, recipe.train.seed)
 
 
-def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> tuple[Model, list[Adapter]]:
-    """Build the model with seeded weights, and apply its adapters."""
-    torch.manual_seed(stream_seed(recipe.train.seed, "weights"))
-    return adapt(recipe, recipe.model.build(vocab_size=vocab_size).to(device))
-
-
 def sequence_length(recipe: Recipe, model: Model) -> int:
     """Return the tokens of a row.
 
@@ -228,6 +240,28 @@ def sequence_length(recipe: Recipe, model: Model) -> int:
     return length
 
 
+def with_tokens_per_update(recipe: Recipe, length: int, rows_per_epoch: int, parameters: int) -> Recipe:
+    """Return a recipe in which "auto" tokens of an update are a number, for an epoch of `rows_per_epoch` rows."""
+    if recipe.train.tokens_per_update != "auto":
+        return recipe
+    tokens, _ = auto_tokens_per_update(length, rows_per_epoch, parameters)
+    return evolve(recipe, train=evolve(recipe.train, tokens_per_update=tokens))
+
+
+def auto_tokens_per_update(length: int, rows_per_epoch: int, parameters: int) -> tuple[int, str]:
+    """Return the tokens of an update by the law (N * D)^0.4, and the working: whole rows, 20 updates an epoch or more.
+
+    The law and its exponent are those of the recipe for continued pre-training that `learning_rate = "auto"` is of.
+    """
+    tokens = rows_per_epoch * length
+    wanted = (parameters * tokens) ** 0.4
+    most = max(1, rows_per_epoch // LEAST_UPDATES)
+    rows = min(max(1, round(wanted / length)), most)
+    bound = f", at most a {LEAST_UPDATES}th of an epoch" if wanted / length > most else ""
+    working = f"({parameters:,} x {tokens:,})^0.4 = {wanted:,.0f} tokens{bound}: {rows:,} rows of {length:,}"
+    return rows * length, working
+
+
 def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int, ranks: int) -> Sizes:
     """Return the rows and steps of a run.
 
@@ -235,6 +269,7 @@ def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int, ranks: int) -
         RecipeError: an update does not hold whole rows, equal shares of the ranks, or whole micro-batches.
     """
     train = recipe.train
+    assert train.tokens_per_update != "auto"
     rows, rest = divmod(train.tokens_per_update, length)
     if rest:
         near = sorted({max(1, rows) * length, (rows + 1) * length})

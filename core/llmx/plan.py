@@ -9,7 +9,7 @@ import attrs
 import torch
 from attrs import frozen
 
-from llmx.assembly import choose_sizes, sequence_length
+from llmx.assembly import auto_tokens_per_update, choose_sizes, sequence_length, with_tokens_per_update
 from llmx.corpora import make_reading
 from llmx.data.encode import Encoder
 from llmx.data.prepare import texts_of
@@ -17,8 +17,9 @@ from llmx.data.split import Split
 from llmx.errors import DataError, PluginError
 from llmx.protocols import Dataset, Document
 from llmx.recipe import Recipe
-from llmx.train.adapt import adapt
 from llmx.train.device import DTYPES, choose_device, choose_precision
+from llmx.train.model import meta_model
+from llmx.train.rates import group_schedules
 
 SAMPLE_CHARS = 1_000_000
 """Text encoded to measure characters per token; the rest of the corpus is only counted."""
@@ -30,7 +31,8 @@ class Plan:
 
     Attributes:
         training_tokens: tokens of the training text, from the sample's characters per token.
-        weight_bytes: parameters, their gradients and the optimizer's state, in fp32.
+        tokens_per_update_working: how the law came to them where the recipe says "auto".
+        weight_bytes: weights in the types they have, gradients and the optimizer's state in fp32.
         activation_bytes: what one micro-batch keeps for its backward pass, an estimate from the blocks' shapes.
     """
 
@@ -40,6 +42,7 @@ class Plan:
     training_tokens: int
     steps: int
     tokens_per_update: int
+    tokens_per_update_working: str
     epochs: float
     total_tokens: int
     flops: float
@@ -57,6 +60,7 @@ class Plan:
             ("model", f"{self.model}, {self.parameters:,} parameters, vocabulary {self.vocab_size:,}"),
             ("data", f"about {self.training_tokens:,} training tokens"),
             ("run", f"{self.steps:,} steps of {self.tokens_per_update:,} tokens = {self.total_tokens:,} tokens"),
+            *([("update", self.tokens_per_update_working)] if self.tokens_per_update_working else []),
             ("", f"{self.epochs:.2f} epochs, {self.flops:.2e} floating-point operations"),
             ("memory", f"about {(self.weight_bytes + self.activation_bytes) / gib:.2f} GiB:"),
             ("", f"{self.weight_bytes / gib:.2f} GiB weights, gradients and optimizer,"),
@@ -77,18 +81,25 @@ def make_plan(recipe: Recipe) -> Plan:
     made = make_reading(recipe)
     tokenizer = made.tokenizer
     training_tokens = sum(_count_tokens(each, made.split, made.encoder) for each in made.datasets.values())
+    model, _ = meta_model(recipe, tokenizer.vocab_size, precision)
     with torch.device("meta"):
-        model, _ = adapt(recipe, recipe.model.build(vocab_size=tokenizer.vocab_size))
         optimizer = recipe.optimizer.build(model)
     length = sequence_length(recipe, model)
     if training_tokens < length + 1:
         raise DataError(f"data: the training text has about {training_tokens} tokens, fewer than one row of {length}")
     rows_per_epoch = max(1, (training_tokens - length) // length)
+    module = cast(torch.nn.Module, model)
+    parameters = sum(p.numel() for p in module.parameters())
+    working = ""
+    if recipe.train.tokens_per_update == "auto":
+        _, working = auto_tokens_per_update(length, rows_per_epoch, parameters)
+        recipe = with_tokens_per_update(recipe, length, rows_per_epoch, parameters)
     sizes = choose_sizes(recipe, length, rows_per_epoch, ranks=1)
     recipe.scheduler.build(sizes.steps)
+    group_schedules(recipe, optimizer, sizes.steps)
     total = sizes.steps * sizes.rows * length
     trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-    parameters = sum(p.numel() for p in cast(torch.nn.Module, model).parameters())
+    stored = sum(each.numel() * each.element_size() for each in [*module.parameters(), *module.buffers()])
     return Plan(
         model=recipe.model.name,
         parameters=parameters,
@@ -96,10 +107,11 @@ def make_plan(recipe: Recipe) -> Plan:
         training_tokens=training_tokens,
         steps=sizes.steps,
         tokens_per_update=sizes.rows * length,
+        tokens_per_update_working=working,
         epochs=sizes.steps * sizes.rows / rows_per_epoch,
         total_tokens=total,
         flops=float(model.flops_per_token(length)) * total,
-        weight_bytes=4 * (parameters + trained) + _optimizer_bytes(optimizer),
+        weight_bytes=stored + 4 * trained + _optimizer_bytes(optimizer),
         activation_bytes=_activation_bytes(recipe, model, sizes.micro_batch, length, DTYPES[precision]),
         precision=precision,
         device=str(device),
@@ -158,8 +170,9 @@ def _activation_bytes(recipe: Recipe, model: Any, rows: int, length: int, dtype:
 
     kept: list[Any] = []
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
-    batch = Batch(ids, ids, None, None, rows * length)
     objective = recipe.objective.build()
+    documents = torch.zeros_like(ids, dtype=torch.int32) if getattr(objective, "pairs", False) else None
+    batch = Batch(ids, ids, documents, None if documents is None else ids, rows * length)
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32),

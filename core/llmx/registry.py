@@ -83,10 +83,14 @@ class Registry:
     def handling(self, kind: str, what: str) -> Offer | None:
         """Return the offer whose component `handles` the suffix or type `what`; None if there is none.
 
+        One that handles "*" is asked where no other does.
+
         Raises:
             RecipeError: more than one distribution offers to.
         """
-        found = [offer for offer in self.offers(kind) if any(fnmatch.fnmatch(what, h) for h in offer.component.handles)]
+        offers = self.offers(kind)
+        found = [o for o in offers if any(h != "*" and fnmatch.fnmatch(what, h) for h in o.component.handles)]
+        found = found or [o for o in offers if "*" in o.component.handles]
         if len(found) > 1:
             names = " and ".join(offer.qualified for offer in found)
             raise RecipeError(f"{what!r} is read by {names}: name the {kind} in the recipe")

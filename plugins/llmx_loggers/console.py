@@ -65,8 +65,9 @@ class ConsoleLogger:
     def llmx_after_eval(self, metrics: dict[str, float]) -> None:
         self.val_loss = metrics["val/loss"]
         if self._live is None:
-            bits = metrics["val/bits_per_byte"]
-            text = f"step {int(metrics['step'])}  validation loss {self.val_loss:.4f}  bits per byte {bits:.3f}"
+            bits = metrics.get("val/bits_per_byte")
+            text = f"step {int(metrics['step'])}  validation loss {self.val_loss:.4f}"
+            text += "" if bits is None else f"  bits per byte {bits:.3f}"
             self.console.print(text, highlight=False, soft_wrap=True)
 
     @hookimpl

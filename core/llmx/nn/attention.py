@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmx.nn.cache import KVCache
+from llmx.nn.norm import RMSNorm
 from llmx.nn.rotary import rotate
 
 DENSE_TOKENS = 512
@@ -23,15 +24,32 @@ DENSE_SCORES = 2**21
 
 
 class Attention(nn.Module):
-    """Self-attention with rotary positions and grouped key-value heads (Ainslie et al. 2023)."""
+    """Self-attention with rotary positions and grouped key-value heads (Ainslie et al. 2023).
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_width: int) -> None:
+    Args:
+        head_width: features of a head; `heads` times it may differ from `width`.
+        qkv_bias: queries, keys and values have a bias, as in Qwen2.
+        qk_norm_eps: each head of queries and keys is normalised before it is rotated, as in Qwen3; None: is not.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_width: int,
+        *,
+        qkv_bias: bool = False,
+        qk_norm_eps: float | None = None,
+    ) -> None:
         super().__init__()
-        self.head_width = head_width
-        self.q_proj = nn.Linear(width, heads * head_width, bias=False)
-        self.k_proj = nn.Linear(width, kv_heads * head_width, bias=False)
-        self.v_proj = nn.Linear(width, kv_heads * head_width, bias=False)
+        self.heads, self.kv_heads, self.head_width = heads, kv_heads, head_width
+        self.q_proj = nn.Linear(width, heads * head_width, bias=qkv_bias)
+        self.k_proj = nn.Linear(width, kv_heads * head_width, bias=qkv_bias)
+        self.v_proj = nn.Linear(width, kv_heads * head_width, bias=qkv_bias)
         self.o_proj = nn.Linear(heads * head_width, width, bias=False)
+        self.q_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
+        self.k_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
 
     def forward(
         self,
@@ -42,8 +60,11 @@ class Attention(nn.Module):
         block: int,
     ) -> Tensor:
         heads = (-1, self.head_width)
-        q_BNTH = rotate(self.q_proj(x_BTD).unflatten(-1, heads).transpose(1, 2), tables)
-        k_BKTH = rotate(self.k_proj(x_BTD).unflatten(-1, heads).transpose(1, 2), tables)
+        q_BTNH = self.q_proj(x_BTD).unflatten(-1, heads)
+        k_BTKH = self.k_proj(x_BTD).unflatten(-1, heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
+        q_BNTH, k_BKTH = rotate(q_BTNH.transpose(1, 2), tables), rotate(k_BTKH.transpose(1, 2), tables)
         v_BKTH = self.v_proj(x_BTD).unflatten(-1, heads).transpose(1, 2)
         if cache is not None:
             k_BKTH, v_BKTH = cache.extend(block, k_BKTH, v_BKTH)

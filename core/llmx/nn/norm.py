@@ -17,4 +17,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         normed = F.rms_norm(x.float(), x.shape[-1:], eps=self.eps)  # fp32: squares lose too much in bf16
-        return normed.to(x.dtype) * self.weight
+        return normed.to(x.dtype) * self.weight.to(x.dtype)  # heads in bf16 stay so beside a weight in fp32

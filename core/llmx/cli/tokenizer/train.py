@@ -61,6 +61,7 @@ def learn(recipe: Recipe) -> tuple[Tokenizer, dict[str, Any]]:
     """
     from attrs import asdict
 
+    from llmx.corpora import build_dataset
     from llmx.errors import DataError, RecipeError
     from llmx.progress import progress
 
@@ -75,7 +76,9 @@ def learn(recipe: Recipe) -> tuple[Tokenizer, dict[str, Any]]:
         tokenizer: Tokenizer = part.call(part.load().build, texts)
     if not read["documents"]:
         raise RecipeError(f"tokenizer.name = {part.name!r}: learns nothing from text; give --tokenizer bpe or another")
-    data = [{"label": source.label, "fingerprint": source.part.build().fingerprint()} for source in recipe.sources]
+    data = [
+        {"label": source.label, "fingerprint": build_dataset(recipe, source).fingerprint()} for source in recipe.sources
+    ]
     named = {"tokenizer": part.name, "vocab_size": tokenizer.vocab_size, "options": asdict(part.options)}
     return tokenizer, {**named, **read, "held_out": recipe.data.held_out, "data": data}
 
@@ -113,11 +116,12 @@ def write(folder: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
 
 def _training_documents(recipe: Recipe) -> Iterator[Document]:
     """Yield the documents of every source that are not held out, one source after the other."""
+    from llmx.corpora import build_dataset
     from llmx.data.split import Split
 
     split = Split(recipe.data.held_out)
     for source in recipe.sources:
-        yield from (document for name, document in split(source.part.build()) if name == "train")
+        yield from (document for name, document in split(build_dataset(recipe, source)) if name == "train")
 
 
 def _texts(documents: Iterator[Document], read: dict[str, int], report: Callable[[int], None]) -> Iterator[str]:

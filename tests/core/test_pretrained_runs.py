@@ -1,0 +1,349 @@
+"""Runs that begin with a model folder: what they take from it, what they keep, and when they refuse to go on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import llmx
+from llmx import CheckpointError, RecipeError, StoppedError, pretrained
+from llmx.assembly import assemble
+from llmx.protocols import Message
+from llmx.recipe import Recipe
+from llmx.registry import Registry
+
+STOP = """
+import os, signal
+from llmx import hookimpl
+
+@hookimpl
+def llmx_after_step(run):
+    if run.state.step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.fixture(scope="module")
+def given(corpus: Path) -> list[str]:
+    """Overrides of a small run without a model."""
+    sizes = ["train.steps=4", "train.tokens_per_update=512", "train.precision=fp32", "data.sequence_length=64"]
+    return [f"data.path={corpus}", *sizes, "optimizer.lr=5e-3", "generate.samples=0"]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama that transformers wrote, with a tokenizer and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=300, num_key_value_heads=2, max_position_embeddings=128, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    letters = {token: number for number, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}!{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant!{% endif %}"
+    )
+    fast.save_pretrained(folder)
+    return folder
+
+
+def resolve(*overrides: str, **names: Any) -> Recipe:
+    from llmx.api import layers_of
+
+    return Recipe.resolve(layers_of(overrides=overrides, **names))
+
+
+def ids(vocab: int) -> torch.Tensor:
+    return torch.arange(24)[None] * 7 % vocab
+
+
+# --- what is taken from the folder ----------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_from_a_folder_of_transformers(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """It begins with the folder's logits and tokenizer, trains, and ends with a folder that transformers loads."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = resolve(*given, f"model.pretrained={llama}")
+    assert (recipe.model.name, recipe.tokenizer.name) == ("tinyllm", "hf")
+    fresh = assemble(recipe, Registry(), tmp_path / "x")
+    theirs = AutoModelForCausalLM.from_pretrained(llama)
+    torch.testing.assert_close(fresh.model(ids(260)), theirs(ids(260)).logits, atol=1e-5, rtol=1e-4)
+    text = "Continue: 世界 <s>"
+    assert (
+        fresh.tokenizer.encode("Continue: 世界") == AutoTokenizer.from_pretrained(llama)("Continue: 世界")["input_ids"]
+    )
+    assert fresh.tokenizer.decode(fresh.tokenizer.encode(text)) == text
+    run = llmx.run(overrides=[*given, f"model.pretrained={llama}"], logger=["jsonl"], out=tmp_path / "r")
+    rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert losses[-1] < losses[0] - 0.5
+    ended = AutoModelForCausalLM.from_pretrained(tmp_path / "r" / "model")
+    run.module.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ended(ids(260)).logits, run.model(ids(260)), atol=1e-5, rtol=1e-4)
+
+
+def test_a_folder_of_ours_names_its_parts(char_run: Path, given: list[str], tmp_path: Path) -> None:
+    """The model and the tokenizer that wrote a folder read it again, and what is resolved reads back the same."""
+    overrides = [*given, f"model.pretrained={char_run / 'model'}"]
+    recipe = resolve(*overrides)
+    assert (recipe.model.name, recipe.tokenizer.name) == ("tinyllm", "char")
+    fresh = assemble(recipe, Registry(), tmp_path / "x")
+    trained = llmx.load(char_run)
+    vocab = trained.tokenizer.vocab_size
+    fresh.module.eval()
+    assert torch.equal(fresh.model(ids(vocab)), trained.model(ids(vocab)))
+    run = llmx.run(overrides=[*overrides, "train.steps=1"], logger=["jsonl"], out=tmp_path / "r")
+    assert run.recipe.to_plain()["model"] == {"name": "tinyllm", "pretrained": str(char_run / "model")}
+    again = resolve_folder(tmp_path / "r")
+    assert again.to_plain() == run.recipe.to_plain()
+    assert llmx.run(tmp_path / "r", resume=True, overrides=["train.steps=2"]).state.step == 2
+
+
+def resolve_folder(folder: Path) -> Recipe:
+    from llmx.api import layers_of
+
+    return Recipe.resolve(layers_of(folder))
+
+
+def test_chats_are_written_by_the_folders_template(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """An unnamed template is the folder's own; a named one goes before it."""
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(
+        "\n".join(
+            json.dumps({"messages": [{"role": "user", "content": f"Hi {n}"}, {"role": "assistant", "content": "Ho"}]})
+            for n in range(40)
+        )
+    )
+    base = tmp_path / "base"
+    shutil.copytree(llama, base)
+    options = [*given, f"data.path={chats}", f"model.pretrained={base}", "train.steps=1"]
+    recipe = resolve(*options)
+    assert recipe.template.name.endswith("jinja")
+    run = assemble(recipe, Registry(), tmp_path / "x")
+    assert "user!Hi " in run.tokenizer.decode(run.train_rows.batch(0, 1).ids_BT[0].tolist())
+    assert resolve(f"model.pretrained={base}", template="chatml").template.name == "chatml"
+    llmx.run(overrides=options, logger=["jsonl"], out=tmp_path / "r")
+    shutil.rmtree(base)  # the template travels with the model
+    template = pretrained.load(tmp_path / "r" / "model", Registry()).template
+    assert template is not None
+    assert "user!Ha" in "".join(piece.text for piece in template.pieces([Message("user", "Ha")]))
+
+
+def test_weights_are_in_the_type_asked_for(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """What is trained is fp32 unless bf16 is asked for, which needs products in bf16."""
+    bf16 = [*given, f"model.pretrained={llama}", "train.weights=bf16", "train.steps=2"]
+    with pytest.raises(RecipeError, match=r'train\.weights = "bf16": needs train\.precision = "bf16", which is fp32'):
+        assemble(resolve(*bf16), Registry(), tmp_path / "x")
+    run = llmx.run(overrides=[*bf16, "train.precision=bf16"], logger=["jsonl"], out=tmp_path / "r")
+    assert {p.dtype for p in run.parameters()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "r" / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+    small = assemble(resolve(*given, f"model.pretrained={tmp_path / 'r' / 'model'}"), Registry(), tmp_path / "x")
+    assert {p.dtype for p in small.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.pretrained=LLAMA", "model.layers=3"],
+            r"model\.layers=3: model\.layers: the folder's config\.json says",
+        ),
+        (
+            ["model.pretrained=LLAMA", "tokenizer.vocab_size=9"],
+            r"tokenizer\.vocab_size: the model's own tokenizer takes",
+        ),
+        (["model.pretrained=./gone"], r"model\.pretrained = './gone': no such folder: give a Hugging Face folder"),
+        (["model.pretrained=EMPTY"], r"model\.pretrained = .*no config\.json: not a model folder"),
+        (["tokenizer.name=pretrained"], r"tokenizer\.name = 'pretrained': needs model\.pretrained"),
+    ],
+)
+def test_what_does_not_fit_is_said(llama: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
+    """Each fault is one line that names the option."""
+    (tmp_path / "empty").mkdir()
+    places = {"LLAMA": str(llama), "EMPTY": str(tmp_path / "empty")}
+    for name, place in places.items():
+        overrides = [each.replace(name, place) for each in overrides]
+    with pytest.raises(RecipeError, match=message) as error:
+        resolve(*overrides)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_model_of_a_hub_needs_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, a name of the hub that was never fetched is one line, and its reason."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RecipeError, match=r"model\.pretrained = 'acme/none': no such folder, and it cannot be fetched"):
+        resolve("model.pretrained=acme/none")
+
+
+def test_a_tokenizer_must_fit_the_embedding(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """Ids without a row would fail in the middle of an epoch."""
+    other = [*given, f"model.pretrained={llama}", "tokenizer.vocab_size=600"]
+    with pytest.raises(RecipeError, match=r"tokenizer\.name = 'bpe': has 600 ids, the embedding of .* only 300"):
+        assemble(resolve(*other, tokenizer="bpe"), Registry(), tmp_path / "x")
+
+
+# --- with adapters --------------------------------------------------------------------------------------------------
+
+
+def lora(given: list[str], llama: Path, *more: str) -> dict[str, Any]:
+    few = ["checkpoint.every=2", "adapter.lora.rank=4", "adapter.lora.dropout=0.1", "train.steps=6"]
+    return {"overrides": [*given, f"model.pretrained={llama}", *few, *more], "logger": ["jsonl"], "adapter": ["lora"]}
+
+
+def test_an_adapted_base_resumes_bit_for_bit(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """Stopped by SIGTERM and resumed it ends the same; checkpoints hold the adapter alone."""
+    through = llmx.run(out=tmp_path / "through", **lora(given, llama))
+    (tmp_path / "stop.py").write_text(STOP)
+    with pytest.raises(StoppedError, match="stopped after step 3 of 6"):
+        llmx.run(out=tmp_path / "r", hooks=[str(tmp_path / "stop.py")], **lora(given, llama))
+    (tmp_path / "stop.py").write_text("from llmx import hookimpl\n@hookimpl\ndef llmx_after_run(run): pass\n")
+    resumed = llmx.run(tmp_path / "r", resume=True)
+    ends = [run.module.state_dict() for run in (through, resumed)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    trained = {name for name, p in through.module.named_parameters() if p.requires_grad}
+    kept = load_file(tmp_path / "r" / "checkpoints" / "step-00000006" / "model.safetensors")
+    assert kept.keys() == trained
+    assert sum(each.numel() for each in kept.values()) < 0.2 * sum(p.numel() for p in through.module.parameters())
+
+
+def test_a_changed_base_is_refused(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """One weight of the base altered makes it another model, for resuming and for using the adapter."""
+    base = tmp_path / "base"
+    shutil.copytree(llama, base)
+    llmx.run(out=tmp_path / "r", **lora(given, base, "checkpoint.merge=false"))
+    llmx.load(tmp_path / "r")
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"the weights of .*base changed since the run began"):
+        llmx.run(tmp_path / "r", resume=True, overrides=["train.steps=8"])
+    with pytest.raises(CheckpointError, match=r"the weights of .*base changed since the run began"):
+        llmx.load(tmp_path / "r")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers
+@pytest.mark.parametrize("merge", ["true", "false"])
+def test_adapters_are_merged_or_kept_apart(llama: Path, given: list[str], tmp_path: Path, merge: str) -> None:
+    """Either way `llmx.load` of the run computes what the run's own model does, and peft opens `adapter/`."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run = llmx.run(out=tmp_path / "r", **lora(given, llama, f"checkpoint.merge={merge}"))
+    assert (tmp_path / "r" / "model").exists() == (merge == "true")
+    found = llmx.load(tmp_path / "r")
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), tmp_path / "r" / "adapter")
+    run.module.eval()
+    with torch.no_grad():
+        expected = run.model(ids(260))
+        torch.testing.assert_close(found.model(ids(260)), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(theirs(ids(260)).logits, expected, atol=1e-5, rtol=1e-4)
+    assert llmx.run(tmp_path / "r", resume=True).state.step == 6  # it has ended: nothing is done again
+
+
+# --- how much, and what is kept -------------------------------------------------------------------------------------
+
+
+def test_only_the_first_documents_are_read(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """A source gives no more documents than asked for, and another number is other data in the cache."""
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("\n".join(json.dumps({"text": f"Document {n} " * 40}) for n in range(60)))
+    sizes = {}  # the tokenizer is the same for all: it learns nothing from the documents
+    for most in (10, 20):
+        options = [f"data.path={lines}", f"data.max_samples={most}", "data.held_out=0", f"model.pretrained={llama}"]
+        run = assemble(resolve(*given, *options), Registry(), tmp_path / "x")
+        sizes[most] = run.train_rows.facts()["documents"]
+    assert sizes == {10: 10, 20: 20}
+
+
+def test_the_checkpoint_of_each_epoch_is_kept(given: list[str], tmp_path: Path) -> None:
+    """They outlive `keep_last`, and a resumed run still knows them."""
+    options = ["model.preset=nano", "train.epochs=2", "checkpoint.every_epoch=true", "checkpoint.keep_last=1"]
+    overrides = [*given, *options, "train.tokens_per_update=8192", "data.held_out=0", "checkpoint.every=5"]
+    run = llmx.run(overrides=[each for each in overrides if "steps" not in each], tokenizer="char", out=tmp_path / "r")
+    per_epoch = run.train_rows.rows_per_epoch / run.sizes.rows
+    first = -(-run.train_rows.rows_per_epoch // run.sizes.rows)
+    assert first - 1 < per_epoch <= first < run.sizes.steps
+    names = [path.name for path in sorted((tmp_path / "r" / "checkpoints").iterdir())]
+    assert names == [f"step-{first:08d}", f"step-{run.sizes.steps:08d}"]
+    llmx.run(tmp_path / "r", resume=True, overrides=["train.epochs=2.5"])
+    assert (tmp_path / "r" / "checkpoints" / f"step-{first:08d}").exists()
+
+
+def test_the_size_of_an_update_by_the_law(given: list[str], tmp_path: Path) -> None:
+    """(N * D)^0.4 in whole rows, at most a twentieth of an epoch; the number is the run's, and it resumes."""
+    from llmx.assembly import auto_tokens_per_update
+
+    tokens, working = auto_tokens_per_update(1024, 10**6, 7 * 10**9)
+    assert tokens == round((7e9 * 1024e6) ** 0.4 / 1024) * 1024
+    assert working.startswith("(7,000,000,000 x 1,024,000,000)^0.4 = ")
+    assert auto_tokens_per_update(64, 100, 10**9)[0] == 5 * 64
+    options = [*given, "model.preset=nano", "train.tokens_per_update=auto", "train.steps=2"]
+    run = llmx.run(overrides=options, tokenizer="char", logger=["jsonl"], out=tmp_path / "r")
+    parameters = sum(p.numel() for p in run.parameters())
+    expected = auto_tokens_per_update(64, run.train_rows.rows_per_epoch, parameters)[0]
+    assert run.recipe.train.tokens_per_update == expected == run.sizes.rows * 64
+    longer = [*options, "train.steps=3"]
+    assert (
+        llmx.run(overrides=longer, tokenizer="char", logger=["jsonl"], out=tmp_path / "r", resume=True).state.step == 3
+    )
+
+
+def test_a_quantised_base_is_not_merged_unless_asked(
+    llama: Path, given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is kept apart and loaded with its adapters; asked for, merging says what it costs."""
+    pytest.importorskip("bitsandbytes")
+    options = lora(given, llama, "train.checkpointing=block")
+    options["adapter"] = ["nf4", "lora"]
+    run = llmx.run(out=tmp_path / "r", **options)
+    assert not (tmp_path / "r" / "model").exists()
+    run.module.eval()
+    with torch.no_grad():
+        assert torch.equal(llmx.load(tmp_path / "r").model(ids(260)), run.model(ids(260)))
+    again = llmx.run(tmp_path / "r", resume=True, overrides=["checkpoint.merge=true", "train.steps=7"])
+    said = capsys.readouterr().err
+    costs = re.search(r"merged into the quantised base, the held-out loss is (\d\.\d+), before (\d\.\d+)", said)
+    assert costs is not None
+    assert float(costs[2]) == pytest.approx(again.state.best_loss or 0, abs=1e-3)
+    assert float(costs[1]) == pytest.approx(float(costs[2]), abs=0.2)
+    again.module.eval()
+    with torch.no_grad():
+        merged, applied = llmx.load(tmp_path / "r").model(ids(260)), again.model(ids(260))
+    torch.testing.assert_close(merged, applied, atol=1e-4, rtol=1e-3)
+
+
+def test_an_adapter_that_trains_nothing_is_refused(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """A frozen base alone would take its steps for nothing."""
+    pytest.importorskip("bitsandbytes")
+    recipe = resolve(*given, f"model.pretrained={llama}", adapter=["nf4"])
+    with pytest.raises(RecipeError, match="adapter = nf4: leaves nothing to train: add one that trains, such as lora"):
+        assemble(recipe, Registry(), tmp_path / "x")
+
+
+def test_a_plan_knows_the_folder(llama: Path, given: list[str]) -> None:
+    """A dry run reads the config alone, counts adapters, and shows how an update came to its size."""
+    from llmx.plan import make_plan
+
+    options = [*given, f"model.pretrained={llama}", "train.tokens_per_update=auto"]
+    plain, adapted = (make_plan(resolve(*options, adapter=names)) for names in ([], ["lora"]))
+    assert plain.parameters == sum(each.numel() for each in load_file(llama / "model.safetensors").values())
+    assert adapted.parameters > plain.parameters
+    assert adapted.weight_bytes < 0.6 * plain.weight_bytes
+    assert f"update  ({plain.parameters:,} x " in plain.text(as_json=False)
