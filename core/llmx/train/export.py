@@ -41,7 +41,7 @@ def export(run: Run) -> Path:
         run.hooks.announce("llmx_before_export", leave_out=strangers, run=run)
         model = merged(run.model, zip(run.recipe.adapters, run.adapters, strict=True))
         pretrained.save(folder, model, cast(nn.Module, model).state_dict(), run.tokenizer, facts, named)
-        run.samples = [(prompt, run.generate(prompt)) for prompt in run.prompts()]
+        run.samples = [(str(prompt), run.generate(prompt)) for prompt in run.prompts()]
         run.hooks.announce("llmx_after_export", leave_out=strangers, run=run, path=folder)
     _keep_samples(run)
     return folder
