@@ -91,7 +91,7 @@ class Run:
     hooks: RunHooks = field(factory=RunHooks)
     state: TrainState = field(factory=TrainState)
     stop_reason: str | None = None
-    samples: list[tuple[str, str]] = field(factory=list)
+    samples: list[tuple[str | ChatPrompt, str]] = field(factory=list)
 
     def stop(self, reason: str) -> None:
         """End the run after the step at hand, as if it were the last one."""

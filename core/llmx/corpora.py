@@ -22,7 +22,7 @@ from llmx.errors import CheckpointError
 from llmx.lock import read_lock
 from llmx.progress import progress
 from llmx.protocols import Dataset, Template, Tokenizer
-from llmx.recipe import Recipe
+from llmx.recipe import Part, Recipe
 from llmx.registry import Registry
 
 
@@ -117,13 +117,19 @@ def holds_chats(dataset: Dataset) -> bool:
 
 
 def build_tokenizer(recipe: Recipe, texts: Iterable[str], *, chats: bool) -> Tokenizer:
-    """Build a recipe's tokenizer; one that is learned for chats gets the special tokens of their template."""
-    part = recipe.tokenizer
-    if chats and not getattr(part.options, "special_tokens", True):
-        specials = tuple(recipe.template.build(None).specials)
-        part = attrs.evolve(part, options=attrs.evolve(part.options, special_tokens=specials))
+    """Build a recipe's tokenizer; `texts` is read by one that learns from them."""
+    part = tokenizer_part(recipe, chats=chats)
     tokenizer: Tokenizer = part.call(part.load().build, texts)
     return tokenizer
+
+
+def tokenizer_part(recipe: Recipe, *, chats: bool) -> Part:
+    """Return the recipe's tokenizer; one that is learned for chats has the special tokens of their template besides."""
+    part = recipe.tokenizer
+    if not (chats and hasattr(part.options, "special_tokens")):
+        return part
+    specials = dict.fromkeys((*part.options.special_tokens, *recipe.template.build(None).specials))
+    return attrs.evolve(part, options=attrs.evolve(part.options, special_tokens=tuple(specials)))
 
 
 def encoder_of(recipe: Recipe, tokenizer: Tokenizer, template: Template | None) -> Encoder:

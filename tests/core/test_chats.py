@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from llmx.data.encode import Encoder
 from llmx.generate.prompts import ChatPrompt
 from llmx.protocols import Message
 
+Cli = Callable[..., Any]
 NAMES = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ida", "Jo"]
 
 
@@ -40,7 +43,7 @@ def test_held_out_chats_are_answered_at_the_end(chats: Path, tmp_path: Path) -> 
     """By the template, with their system message, up to the end of the turn; none of them was trained on."""
     run = train(chats, tmp_path / "r", "generate.samples=2")
     asked = run.prompts()
-    assert [prompt for prompt, _ in run.samples] == [str(each) for each in asked]
+    assert [prompt for prompt, _ in run.samples] == asked
     assert len(asked) == 2
     records = [json.loads(line)["messages"] for line in chats.read_text(encoding="utf-8").splitlines()]
     for prompt in asked:
@@ -48,13 +51,27 @@ def test_held_out_chats_are_answered_at_the_end(chats: Path, tmp_path: Path) -> 
         assert [each.role for each in prompt.messages] == ["system", "user"]
         assert [{"role": each.role, "content": each.content} for each in prompt.messages] in [r[:2] for r in records]
     rows = [json.loads(line) for line in (tmp_path / "r" / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [(row["prompt"], row["text"]) for row in rows] == run.samples
+    assert [(row["prompt"], row["text"]) for row in rows] == [(str(prompt), text) for prompt, text in run.samples]
 
 
 def test_prompts_of_the_recipe_are_asked_as_a_user_would(chats: Path, tmp_path: Path) -> None:
     """A model that was trained on chats alone is not given a text to continue."""
     run = train(chats, tmp_path / "r", 'generate.prompts=["Who is Bo?"]', callback=["samples"])
     assert run.prompts() == [ChatPrompt((Message("user", "Who is Bo?"),))]
+
+
+def test_a_question_is_asked_by_the_template(chats: Path, tmp_path: Path, llmx_cli: Cli) -> None:
+    """`llmx generate --chat`, as the end of a run says; a model of plain text has no template and says so."""
+    train(chats, tmp_path / "r")
+    model = llmx.load(tmp_path / "r")
+    asked = llmx_cli("generate", tmp_path / "r", "Who is Bo?", "--chat", "--json", "--max-new-tokens", 5)
+    assert json.loads(asked.stdout)["text"] == model.generate(model.question("Who is Bo?"), max_new_tokens=5)
+    assert model.generate(model.question("Who is Bo?")) != model.generate("Who is Bo?")
+    (tmp_path / "plain.txt").write_text("Bo is here. " * 400)
+    train(tmp_path / "plain.txt", tmp_path / "plain")
+    refused = llmx_cli("generate", tmp_path / "plain", "Who is Bo?", "--chat")
+    assert refused.returncode == 2
+    assert "--chat: the model was trained on plain text" in refused.stderr
 
 
 def test_an_answer_ends_with_the_turn(chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

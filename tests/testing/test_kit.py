@@ -103,8 +103,8 @@ BUILTIN_OPTIONS: dict[str, dict[str, Any]] = {
 SKIPS = {
     "special-tokens-that-are-asked-for": {"tokenizer hf"},
     "vocab-size-is-as-asked": {"tokenizer char", "tokenizer hf"},
-    "the-fingerprint-follows-the-content": {"dataset python-docs"},
-    "a-missing-path-is-said": {"dataset python-docs"},
+    "the-fingerprint-follows-the-content": {"dataset huggingface", "dataset python-docs"},
+    "a-missing-path-is-said": {"dataset huggingface", "dataset python-docs"},
     "records-each-step-once": {f"logger {each}" for each in ("console", "swanlab", "tensorboard", "trackio", "wandb")},
     "state-round-trip": {"logger console", "logger jsonl", "callback profiler", "callback samples"},
 }

@@ -9,9 +9,10 @@ from attrs import frozen
 
 from llmx.data.batches import stream_seed
 from llmx.data.encode import Encoder
+from llmx.errors import RecipeError
 from llmx.generate.decode import Generation, check_length, decode_tokens, prompt_ids, stream_text
 from llmx.generate.prompts import ChatPrompt
-from llmx.protocols import Model, Sampler, Template, Tokenizer
+from llmx.protocols import Message, Model, Sampler, Template, Tokenizer
 from llmx.sections import GenerateOptions
 
 
@@ -53,6 +54,16 @@ class LanguageModel:
         if not isinstance(prompt, list):
             return self.complete(prompt, max_new_tokens=max_new_tokens, seed=seed).text
         return [self._complete(each, max_new_tokens, seed, number).text for number, each in enumerate(prompt)]
+
+    def question(self, text: str) -> ChatPrompt:
+        """Return a user's message, to be answered by the template that trained the model.
+
+        Raises:
+            RecipeError: the model was trained on no chats.
+        """
+        if self.template is None:
+            raise RecipeError("--chat: the model was trained on plain text and has no template: leave --chat out")
+        return ChatPrompt((Message("user", text),))
 
     def stream(
         self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None

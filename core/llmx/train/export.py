@@ -41,7 +41,7 @@ def export(run: Run) -> Path:
         run.hooks.announce("llmx_before_export", leave_out=strangers, run=run)
         model = merged(run.model, zip(run.recipe.adapters, run.adapters, strict=True))
         pretrained.save(folder, model, cast(nn.Module, model).state_dict(), run.tokenizer, facts, named)
-        run.samples = [(str(prompt), run.generate(prompt)) for prompt in run.prompts()]
+        run.samples = [(prompt, run.generate(prompt)) for prompt in run.prompts()]
         run.hooks.announce("llmx_after_export", leave_out=strangers, run=run, path=folder)
     _keep_samples(run)
     return folder
@@ -56,10 +56,9 @@ def _keep_samples(run: Run) -> None:
         file.truncate(kept_bytes(path, run.state.step))
         told = {(row["step"], row["prompt"]) for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
         for prompt, text in run.samples:
-            if (run.state.step, prompt) not in told:
-                file.write(
-                    json.dumps({"step": run.state.step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n"
-                )
+            row = {"step": run.state.step, "prompt": str(prompt), "text": text}
+            if (row["step"], row["prompt"]) not in told:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def exported_step(folder: Path) -> int | None:
@@ -113,4 +112,5 @@ def load_checkpoint(folder: Path, recipe: Recipe, registry: Registry, device: st
     weights, _ = checkpoint.load(newest)
     pretrained.load_weights(model, weights, newest)
     cast(nn.Module, model).to(device).eval()  # in place
-    return Pretrained(model, tokenizer)
+    template = pretrained.load_template(folder / "tokenizer", registry, tokenizer)
+    return Pretrained(model, tokenizer, template)
