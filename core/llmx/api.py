@@ -265,4 +265,4 @@ def load(
     else:
         found = pretrained.load(folder / "model" if trained else folder, registry, device)
     chain = [part.build(found.tokenizer) for part in recipe.samplers]
-    return LanguageModel(found.model, found.tokenizer, chain, recipe.generate)
+    return LanguageModel(found.model, found.tokenizer, chain, recipe.generate, found.template)

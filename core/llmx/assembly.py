@@ -19,7 +19,7 @@ from llmx.data.store import TokenStore
 from llmx.errors import RecipeError
 from llmx.generate.decode import prompt_ids
 from llmx.generate.language_model import LanguageModel
-from llmx.generate.prompts import held_out_prompts
+from llmx.generate.prompts import ChatPrompt, prompts_of
 from llmx.lock import read_lock
 from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Template, Tokenizer
 from llmx.recipe import Recipe
@@ -99,7 +99,7 @@ class Run:
     hooks: RunHooks = field(factory=RunHooks)
     state: TrainState = field(factory=TrainState)
     stop_reason: str | None = None
-    samples: list[tuple[str, str]] = field(factory=list)
+    samples: list[tuple[str | ChatPrompt, str]] = field(factory=list)
 
     def stop(self, reason: str) -> None:
         """End the run after the step at hand, as if it were the last one."""
@@ -128,7 +128,7 @@ class Run:
         """
         load_saved(self.recipe, self.model, weights)
 
-    def generate(self, prompt: str, *, max_new_tokens: int | None = None, seed: int | None = None) -> str:
+    def generate(self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None) -> str:
         """Return how the model as it is now continues a prompt, by the recipe's sampler chain and `generate` section.
 
         Draws from no global generator, so that a run which generates on its way is the run that does not.
@@ -139,15 +139,14 @@ class Run:
         training = self.module.training
         self.module.eval()
         try:
-            model = LanguageModel(self.model, self.tokenizer, self.chain, self.recipe.generate)
+            model = LanguageModel(self.model, self.tokenizer, self.chain, self.recipe.generate, self.template)
             return model.generate(prompt, max_new_tokens=max_new_tokens, seed=seed)
         finally:
             self.module.train(training)
 
-    def prompts(self) -> list[str]:
-        """Return the prompts of the recipe, or the beginnings of held-out texts where it gives none."""
-        options = self.recipe.generate
-        return list(options.prompts) or held_out_prompts(self, options.samples)
+    def prompts(self) -> Sequence[str | ChatPrompt]:
+        """Return what `generate` is asked for samples: the recipe's prompts, or beginnings of held-out documents."""
+        return prompts_of(self)
 
 
 def assemble(

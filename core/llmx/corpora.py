@@ -23,7 +23,7 @@ from llmx.errors import CheckpointError, DataError
 from llmx.lock import read_lock
 from llmx.progress import progress
 from llmx.protocols import Dataset, Document, Template, Tokenizer
-from llmx.recipe import Recipe, Source
+from llmx.recipe import Part, Recipe, Source
 from llmx.registry import Registry
 
 
@@ -139,15 +139,21 @@ def holds_chats(dataset: Dataset) -> bool:
 
 
 def build_tokenizer(recipe: Recipe, texts: Iterable[str], *, chats: bool) -> Tokenizer:
-    """Build a recipe's tokenizer; one that is learned for chats gets the special tokens of their template."""
-    part = recipe.tokenizer
-    if part.folder is not None:
-        return read_tokenizer(part)
-    if chats and not getattr(part.options, "special_tokens", True):
-        specials = tuple(recipe.template.build(None).specials)
-        part = attrs.evolve(part, options=attrs.evolve(part.options, special_tokens=specials))
+    """Build a recipe's tokenizer; `texts` is read by one that learns from them."""
+    if recipe.tokenizer.folder is not None:
+        return read_tokenizer(recipe.tokenizer)
+    part = tokenizer_part(recipe, chats=chats)
     tokenizer: Tokenizer = part.call(part.load().build, texts)
     return tokenizer
+
+
+def tokenizer_part(recipe: Recipe, *, chats: bool) -> Part:
+    """Return the recipe's tokenizer; one that is learned for chats has the special tokens of their template besides."""
+    part = recipe.tokenizer
+    if not (chats and hasattr(part.options, "special_tokens")):
+        return part
+    specials = dict.fromkeys((*part.options.special_tokens, *recipe.template.build(None).specials))
+    return attrs.evolve(part, options=attrs.evolve(part.options, special_tokens=tuple(specials)))
 
 
 def encoder_of(recipe: Recipe, tokenizer: Tokenizer, template: Template | None) -> Encoder:

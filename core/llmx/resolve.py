@@ -140,7 +140,7 @@ class Resolver:
         given = table.pop("sources", None)
         if given is None:
             part = self._dataset(table, "data")
-            return (() if part is None else (Source(part.offer.component.name, 1.0, part),)), data
+            return (() if part is None else (Source(_label(table, part), 1.0, part),)), data
         if table:
             self.faults.append(f"{given.origin}: data.sources and data.{next(iter(table))} are given: keep one of them")
         return self._sources(given), data
@@ -166,7 +166,7 @@ class Resolver:
             facts = self._options(SourceOptions, {k: table.pop(k) for k in ("label", "weight") if k in table}, where)
             part = self._dataset(table, where)
             if part is not None and facts is not None:
-                label = facts.label or stem(values.get("path", part.offer.component.name))
+                label = facts.label or _label(table, part)
                 taken = {source.label for source in found}
                 found.append(Source(label if label not in taken else f"{label}-{number + 1}", facts.weight, part))
         return tuple(found)
@@ -261,6 +261,11 @@ class Resolver:
         homes = [f"{section}.{name}" for section, cls in CORE_SECTIONS.items() if name in fields_dict(cls)]
         near = homes or difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
         self.faults.append(f"{origin}: {name}: no such section; nearest: {', '.join(near)}")
+
+
+def _label(table: Section, part: Part) -> str:
+    """Return what a source is called where the recipe does not say: by its file, else by its dataset."""
+    return stem(table["path"].value) if "path" in table else part.offer.component.name
 
 
 def file_name(path: Any) -> str:

@@ -48,7 +48,7 @@ class Samples:
             return
         for prompt in self.prompts:
             text = run.generate(prompt, max_new_tokens=self.max_new_tokens)
-            self._file.write(json.dumps({"step": run.state.step, "prompt": prompt, "text": text}) + "\n")
+            self._file.write(json.dumps({"step": run.state.step, "prompt": str(prompt), "text": text}) + "\n")
             say(run, f"step {run.state.step}: {prompt} | {text}")
 
     @hookimpl

@@ -133,7 +133,7 @@ def header(run: Run) -> str:
 
 
 def unread(run: Run) -> str:
-    """Return a line on what of the training documents is never read, empty if all is."""
+    """Return a line on what of the training documents is not read or not trained on, empty if all is."""
     facts = run.train_rows.facts()
     told = []
     if facts.get("truncated_tokens", 0):
@@ -141,6 +141,8 @@ def unread(run: Run) -> str:
         told.append(f"{documents:,} documents are longer than a row: {tokens:,} tokens at their ends are not read")
     if facts.get("left_out_documents", 0):
         told.append(f"{facts['left_out_documents']:,} documents have no token to train on and are left out")
+    if facts.get("lost_turns", 0):
+        told.append(f"{facts['lost_turns']:,} turns are not trained on: the template rewrites them once others follow")
     return "; ".join(told) + "\n" if told else ""
 
 

@@ -56,7 +56,7 @@ def test_a_new_project_works_as_it_is(kind: str, tmp_path: Path, corpus: Path, l
     assert (described.returncode, described.stderr) == (0, "")
     assert f"{kind} {names.part}, from {names.distribution} 0.1.0" in described.stdout
 
-    write_table(corpus, tmp_path / "table.csv")
+    write_table(corpus, tmp_path / "table.dsv")
     own = ["--tokenizer", "char"] * (kind != "tokenizer") + [f"data.path={corpus}"] * (kind != "dataset")
     if kind == "sampler":  # its README shows it on a run that is there
         llmx_cli("run", *own, *SMALL, "--out", "runs/mine", cwd=tmp_path)

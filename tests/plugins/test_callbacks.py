@@ -363,7 +363,7 @@ def test_prompts_come_from_held_out_text(small: list[str], tmp_path: Path) -> No
     """Where the recipe gives none; without any there is an error before anything is written."""
     done = run(small, tmp_path / "r", "train.steps=1", "generate.samples=2", callback=["samples"])
     found = rows(tmp_path / "r" / "samples.jsonl")
-    assert [row["prompt"] for row in found] == done.prompts()
+    assert [row["prompt"] for row in found] == [str(prompt) for prompt in done.prompts()]
     assert len(found) == 2
     with pytest.raises(RecipeError, match=r"callback\.samples: there is nothing to continue: give generate\.prompts"):
         run(small, tmp_path / "x", callback=["samples"])

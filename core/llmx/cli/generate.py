@@ -15,6 +15,7 @@ from llmx.layers import is_override
 @click.argument("model", type=click.Path(path_type=Path), metavar="RUN")
 @click.argument("prompt", metavar="PROMPT")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--chat", is_flag=True, help="Ask PROMPT as a user's message, by the template that trained the model.")
 @click.option("--stream", is_flag=True, help="Print the text as it comes.")
 @click.option("--sampler", multiple=True, metavar="NAME", help="A link of the sampler chain; again for more, in order.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws.")
@@ -25,6 +26,7 @@ def command(
     model: Path,
     prompt: str,
     overrides: tuple[str, ...],
+    chat: bool,
     stream: bool,
     sampler: tuple[str, ...],
     seed: int | None,
@@ -37,6 +39,7 @@ def command(
     \b
     llmx generate runs/my-run "Once upon a time" --stream
     llmx generate runs/my-run "ROMEO:" --sampler greedy
+    llmx generate runs/my-chats "Who are you?" --chat
     llmx generate runs/my-run "The" --sampler top-k sampler.top-k.k=20 --seed 7
     """
     import attrs
@@ -50,15 +53,16 @@ def command(
     if prompt == "-":
         text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")  # what is no UTF-8 is told below
     loaded = load(model, sampler=sampler, overrides=overrides, device=device)
+    asked = loaded.question(text) if chat else text
     if as_json:
         import json
 
-        done = loaded.complete(text, max_new_tokens=max_new_tokens, seed=seed)
+        done = loaded.complete(asked, max_new_tokens=max_new_tokens, seed=seed)
         click.echo(json.dumps(attrs.asdict(done), ensure_ascii=False))
         return
-    pieces = loaded.stream(text, max_new_tokens=max_new_tokens, seed=seed)
+    pieces = loaded.stream(asked, max_new_tokens=max_new_tokens, seed=seed)
     first = next(pieces, "")  # a prompt that does not fit fails before anything is printed
-    click.echo(click.style(text, dim=True), nl=False)
+    click.echo(click.style(text, dim=True), nl=chat)
     if not stream:
         click.echo(first + "".join(pieces))
         return

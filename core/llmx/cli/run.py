@@ -94,12 +94,16 @@ def _report(run: Run, *, as_json: bool) -> None:
 
         import attrs
 
-        facts = {"folder": str(run.folder), **attrs.asdict(state), "samples": samples}
+        facts = {
+            "folder": str(run.folder),
+            **attrs.asdict(state),
+            "samples": [(str(prompt), text) for prompt, text in samples],
+        }
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
     click.echo()
     for prompt, text in samples:
-        click.echo(click.style(prompt, dim=True) + text)
+        click.echo(click.style(str(prompt), dim=True) + ("" if isinstance(prompt, str) else "\n") + text)
         click.echo(click.style("—" * 20, dim=True))
     best = "" if state.best_loss is None else f", best validation loss {state.best_loss:.4f} at step {state.best_step}"
     made = "model" if (run.folder / "model").exists() else "adapter"
@@ -111,8 +115,9 @@ def _report(run: Run, *, as_json: bool) -> None:
         click.echo("No metrics were kept and no report was written: that takes --logger jsonl beside the others.")
     click.echo("\nNext:")
     folder = shlex.quote(str(run.folder))
-    words = samples[0][0].split()[:6] if samples else ["Once", "upon", "a", "time"]
-    click.echo(f"  llmx generate {folder} {shlex.quote(' '.join(words))} --stream")
+    asked = samples[0][0] if samples else "Once upon a time"
+    words, chat = (asked.split()[:6], "") if isinstance(asked, str) else ([str(asked)], " --chat")
+    click.echo(f"  llmx generate {folder} {shlex.quote(' '.join(words))}{chat} --stream")
     longer = f" train.steps={state.step * 2}" if run.stop_reason is None else ""
     click.echo(f"  llmx run {folder} --resume{longer}")
     click.echo(f"  llmx config show {folder} --origin")

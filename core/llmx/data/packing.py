@@ -68,6 +68,7 @@ class PieceRows:
             "rows": self.rows_per_epoch,
             "positions": positions,
             "padding": positions - int(self._pieces.size.sum(dtype=np.int64)),
+            "lost_turns": self.store.lost_turns,
             **self._facts,
         }
 

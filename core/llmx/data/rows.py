@@ -48,8 +48,8 @@ class Rows(Protocol):
 
         `documents` and `tokens` of the store; `rows` of an epoch, their `positions`, and how many of these are
         `padding`; `cut_documents`, which go on in another row; `truncated_documents` and the `truncated_tokens` of
-        them that are never read; and what is not read for no label of it counts, `left_out_documents` with
-        `left_out_tokens`, or `left_out_rows` of a stream.
+        them that are never read; `lost_turns`, which the template does not let be trained on; and what is not read for
+        no label of it counts, `left_out_documents` with `left_out_tokens`, or `left_out_rows` of a stream.
         """
         ...
 

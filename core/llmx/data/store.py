@@ -171,6 +171,7 @@ class TokenStore:
 
     Attributes:
         predicted: labels that count: tokens that follow another of their document and are trained on.
+        lost_turns: turns that were to be trained on, and that the template does not let be.
         masked: whether some token is not trained on.
         pairs: whether documents 2k and 2k + 1 are a preference pair, the better one first.
     """
@@ -183,6 +184,7 @@ class TokenStore:
         self.tokens: int = manifest["tokens"]
         self.text_bytes: int = manifest["text_bytes"]
         self.predicted: int = manifest["predicted"]
+        self.lost_turns: int = manifest["lost_turns"]
         self.masked: bool = manifest["masked"]
         self._shards = [_map(folder / shard["name"]) for shard in manifest["shards"]]
         self._first_token: list[int] = []

@@ -87,6 +87,7 @@ class StreamRows:
             "positions": self.rows_per_epoch * self.length,
             "padding": max(0, end - self.tokens),
             "left_out_rows": self._left_out,
+            "lost_turns": self.store.lost_turns,
         }
 
     def _start(self, position: int) -> int:

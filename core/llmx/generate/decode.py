@@ -5,7 +5,7 @@ Shapes: `B` = 1 sequence, `V` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from attrs import frozen
@@ -23,7 +23,7 @@ class Generation:
     Attributes:
         text: the new text, without the prompt.
         tokens: how many tokens it has, an end token included.
-        finish_reason: "stop" at the end token, "length" at the token budget or the end of the context.
+        finish_reason: "stop" at an end token, "length" at the token budget or the end of the context.
     """
 
     prompt: str
@@ -47,6 +47,15 @@ def prompt_ids(prompt: str, model: Model, tokenizer: Tokenizer) -> list[int]:
         ids = [tokenizer.bos_id, *ids]
     if not ids:
         raise RecipeError("prompt: is empty, and the tokenizer has no token to begin with: give some text")
+    return check_length(ids, model)
+
+
+def check_length(ids: list[int], model: Model) -> list[int]:
+    """Return the ids of a prompt, having seen that the model has room for more.
+
+    Raises:
+        RecipeError: they fill the context.
+    """
     if len(ids) >= model.context_length:
         raise RecipeError(
             f"prompt: is {len(ids)} tokens long; the model's context of {model.context_length} leaves no room: "
@@ -56,9 +65,15 @@ def prompt_ids(prompt: str, model: Model, tokenizer: Tokenizer) -> list[int]:
 
 
 def decode_tokens(
-    model: Model, ids: Sequence[int], chain: Sequence[Sampler], *, max_new_tokens: int, eos_id: int | None, seed: int
+    model: Model,
+    ids: Sequence[int],
+    chain: Sequence[Sampler],
+    *,
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    seed: int,
 ) -> Iterator[int]:
-    """Yield new token ids up to the budget, the context's end, or an end token, which is yielded too."""
+    """Yield new token ids up to the budget, the context's end, or one of `stop_ids`, which is yielded too."""
     budget = min(max_new_tokens, model.context_length - len(ids))
     states = [[link.start(ids)] for link in chain]
     with torch.inference_mode():
@@ -72,7 +87,7 @@ def decode_tokens(
                 logits_BV = link(logits_BV, state)
             token = int(torch.multinomial(logits_BV.softmax(-1), 1, generator=draw))
             yield token
-            if token == eos_id:
+            if token in stop_ids:
                 return
             for link, state in zip(chain, states, strict=True):
                 link.accept(state[0], token)

@@ -1,11 +1,18 @@
-"""Beginnings to continue, taken from the held-out text."""
+"""What a model is asked to continue or to answer, taken from the held-out documents."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from attrs import frozen
+
+from llmx.data.encode import Encoder
+from llmx.data.split import Split
 from llmx.data.store import TokenStore
 from llmx.generate.decode import REPLACEMENT
+from llmx.protocols import Message
 
 if TYPE_CHECKING:
     from llmx.assembly import Run
@@ -13,13 +20,56 @@ if TYPE_CHECKING:
 PROMPT_CHARS = 60
 TRIES = 4
 """Passages looked at for each that is taken."""
+MOST_READ = 5_000
+"""Documents of a source that are read again to find held-out chats."""
 
 
-def held_out_prompts(run: Run, count: int) -> list[str]:
+@frozen
+class ChatPrompt:
+    """A chat that an assistant is to answer. As a string it is what was said last."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return self.messages[-1].content
+
+
+def prompts_of(run: Run) -> Sequence[str | ChatPrompt]:
+    """Return the prompts of the recipe, or the beginnings of held-out documents where it gives none.
+
+    Where every source of the run holds chats, a prompt is asked as a user's message.
+    """
+    options = run.recipe.generate
+    chats = run.template is not None and all(TokenStore(each, "train").masked for each in run.tokens_folders)
+    if options.prompts:
+        return [ChatPrompt((Message("user", each),)) if chats else each for each in options.prompts]
+    if run.held_out is None or options.samples == 0:
+        return []
+    if chats:
+        return list(itertools.islice(_held_out_chats(run), options.samples))
+    return _held_out_texts(run, options.samples)
+
+
+def _held_out_chats(run: Run) -> Iterator[ChatPrompt]:
+    """Yield held-out chats up to the first turn of an assistant, each once, those that leave room for an answer."""
+    split, encoder, seen = Split(run.recipe.data.held_out), Encoder(run.tokenizer, run.template), set()
+    for source in run.recipe.sources:
+        for name, document in itertools.islice(split(source.part.build()), MOST_READ):
+            turns = tuple(itertools.takewhile(lambda message: message.role != "assistant", document.messages))
+            prompt = ChatPrompt(turns, document.tools)
+            if name == "train" or not turns or repr(prompt) in seen:
+                continue
+            seen.add(repr(prompt))
+            if len(encoder.prompt(turns, document.tools)) <= run.model.context_length // 2:
+                yield prompt
+
+
+def _held_out_texts(run: Run, count: int) -> list[str]:
     """Return the beginnings of `count` held-out passages of plain text, spread evenly; fewer when there is less."""
-    stores = [TokenStore(folder, "val") for folder in run.tokens_folders] if run.held_out else []
+    stores = [TokenStore(folder, "val") for folder in run.tokens_folders]
     texts = [store for store in stores if store.tokens and not store.masked]
-    if not texts or count == 0:
+    if not texts:
         return []
     prompts = []
     tries = TRIES * count

@@ -165,6 +165,8 @@ class Corpus:
             if cut := rows.get("truncated_documents", 0):
                 what = f"{cut:,} of {rows['documents']:,} chats are longer than a row of {self.length:,}"
                 yield f"{at}{what}: their last {rows['truncated_tokens']:,} tokens are never read"
+            if lost := rows.get("lost_turns", 0):
+                yield f"{at}{lost:,} turns are not trained on: the template rewrites them once others follow"
             if source.duplicate_share >= 0.01:
                 what = f"{source.duplicates:,} of {source.documents:,} documents are exact duplicates"
                 yield f"{at}{what}: `llmx data clean` takes them out"

@@ -111,7 +111,7 @@ def a_seed_gives_the_same_text(subject: Subject) -> None:
     target = registry().find("model", "llmx:tinyllm").component
     torch.manual_seed(0)
     model = target.load()(target.options(preset="nano"), vocab_size=258).eval()
-    runs = [list(decode_tokens(model, [3, 4, 5], [link], max_new_tokens=24, eos_id=None, seed=7)) for _ in range(2)]
+    runs = [list(decode_tokens(model, [3, 4, 5], [link], max_new_tokens=24, stop_ids=(), seed=7)) for _ in range(2)]
     assert len(runs[0]) == 24, f"24 tokens were asked for and {len(runs[0])} came"
     assert runs[0] == runs[1], f"the same seed gave {runs[0][:8]}... and then {runs[1][:8]}..."
 

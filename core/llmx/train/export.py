@@ -115,10 +115,9 @@ def _keep_samples(run: Run) -> None:
         file.truncate(kept_bytes(path, run.state.step))
         told = {(row["step"], row["prompt"]) for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
         for prompt, text in run.samples:
-            if (run.state.step, prompt) not in told:
-                file.write(
-                    json.dumps({"step": run.state.step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n"
-                )
+            row = {"step": run.state.step, "prompt": str(prompt), "text": text}
+            if (row["step"], row["prompt"]) not in told:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def exported_step(folder: Path) -> int | None:

@@ -13,7 +13,7 @@ from llmx.cli.common import given_names, name_options, split_arguments
 
 if TYPE_CHECKING:
     from llmx.protocols import Document, Tokenizer
-    from llmx.recipe import Part, Recipe
+    from llmx.recipe import Recipe
 
 
 @click.command("train")
@@ -61,7 +61,7 @@ def learn(recipe: Recipe) -> tuple[Tokenizer, dict[str, Any]]:
     """
     from attrs import asdict
 
-    from llmx.corpora import build_dataset
+    from llmx.corpora import build_dataset, tokenizer_part
     from llmx.errors import DataError, RecipeError
     from llmx.progress import progress
 
@@ -69,7 +69,7 @@ def learn(recipe: Recipe) -> tuple[Tokenizer, dict[str, Any]]:
     first = next(documents, None)
     if first is None:
         raise DataError("tokenizer: there is no text to learn from; give more in data.path")
-    part = with_template(recipe, chat=bool(first.messages))
+    part = tokenizer_part(recipe, chats=bool(first.messages))
     read = {"documents": 0, "characters": 0}
     with progress("Reading the corpus for the tokenizer", "characters") as report:
         texts = _texts(itertools.chain([first], documents), read, report)
@@ -81,17 +81,6 @@ def learn(recipe: Recipe) -> tuple[Tokenizer, dict[str, Any]]:
     ]
     named = {"tokenizer": part.name, "vocab_size": tokenizer.vocab_size, "options": asdict(part.options)}
     return tokenizer, {**named, **read, "held_out": recipe.data.held_out, "data": data}
-
-
-def with_template(recipe: Recipe, *, chat: bool) -> Part:
-    """Return the recipe's tokenizer, for a corpus of chats with the special tokens of its template."""
-    from attrs import evolve
-
-    part = recipe.tokenizer
-    if not (chat and hasattr(part.options, "special_tokens")):
-        return part
-    specials = dict.fromkeys((*part.options.special_tokens, *recipe.template.build(None).specials))
-    return evolve(part, options=evolve(part.options, special_tokens=tuple(specials)))
 
 
 def write(folder: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
