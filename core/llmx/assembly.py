@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from llmx.generate.decode import prompt_ids
 from llmx.generate.language_model import LanguageModel
 from llmx.generate.prompts import ChatPrompt, prompts_of
 from llmx.lock import read_lock
+from llmx.nn import count_weights
 from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Template, Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
@@ -169,13 +170,13 @@ def assemble(
         corpora = resumed_corpora(recipe, registry, folder) if resumed else new_corpora(recipe)
     tokenizer = corpora.tokenizer
     model, adapters = build_model(recipe, registry, tokenizer.vocab_size, device, precision)
+    require_one_device(model, device, world)
     recompute_blocks(model, recipe.train.checkpointing)
     length = sequence_length(recipe, model)
     stores = [TokenStore(each, "val") for each in corpora.folders]
     held_out = HeldOut(stores, recipe.data.packing, length) if recipe.data.held_out else None
     train_rows = training_rows(recipe, corpora.folders, length)
-    parameters = sum(p.numel() for p in model.parameters())  # type: ignore[attr-defined]  # it is an nn.Module
-    recipe = with_tokens_per_update(recipe, length, train_rows.rows_per_epoch, parameters)
+    recipe = with_tokens_per_update(recipe, length, train_rows.rows_per_epoch, count_weights(model))  # type: ignore[arg-type]  # it is an nn.Module
     sizes = choose_sizes(recipe, length, train_rows.rows_per_epoch, world.size)
     run = Run(
         id=read_lock(folder).get("id", folder.name) if resumed else world.from_main(uuid.uuid4().hex[:12]),
@@ -209,6 +210,20 @@ def assemble(
     torch.manual_seed(stream_seed(recipe.train.seed, "train"))
     random.seed(stream_seed(recipe.train.seed, "python"))
     return run
+
+
+def require_one_device(model: Model, device: torch.device, world: World) -> None:
+    """Check that the ranks can sum every gradient: what sums those of an accelerator takes none of the host's.
+
+    Raises:
+        RecipeError: the embedding is trained, and stays on the host.
+    """
+    trained = [each for each in model.parameters() if each.requires_grad]  # type: ignore[attr-defined]
+    if world.size > 1 and any(each.device.type != device.type for each in trained):
+        raise RecipeError(
+            f"train.host_embedding: its gradients on the host cannot be summed over {world.size} ranks: leave it out, "
+            "or train on one device"
+        )
 
 
 def training_rows(recipe: Recipe, folders: Sequence[Path], length: int) -> Rows:
@@ -286,14 +301,19 @@ def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int, ranks: int) -
     return Sizes(length, rows, rank_rows, micro_batch, steps)
 
 
-def register_listeners(run: Run) -> None:
-    """Let loggers (on rank 0), callbacks and hooks files listen: files hear an event first, loggers last."""
+def register_listeners(run: Run, loaded: Mapping[str, object] | None = None) -> None:
+    """Let loggers (on rank 0), callbacks and hooks files listen: files hear an event first, loggers last.
+
+    Args:
+        loaded: hooks files that were imported for this run before, by the names they listened under.
+    """
     for part in run.recipe.loggers if run.world.main else ():
         run.hooks.register(_listener(run, part), f"logger {part.name}")
     for part in run.recipe.callbacks:
         run.hooks.register(_listener(run, part), f"callback {part.name}")
     for number, path in enumerate(run.recipe.hooks, 1):  # not by its folder: a project that is moved resumes
-        run.hooks.register(load_hooks_file(Path(path)), f"hooks {number} {Path(path).name}")
+        name = f"hooks {number} {Path(path).name}"
+        run.hooks.register((loaded or {}).get(name) or load_hooks_file(Path(path)), name)
 
 
 def _listener(run: Run, part: Any) -> object:

@@ -12,7 +12,6 @@ from llmx import pretrained
 from llmx.errors import CheckpointError, RecipeError
 from llmx.protocols import Tokenizer
 from llmx.recipe import Base, Part
-from llmx.registry import Offer, Registry
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 MODELSCOPE = "modelscope://"
@@ -73,26 +72,6 @@ def _from_modelscope(name: str) -> Path:
 def facts_of(folder: Path) -> dict[str, Any]:
     """Return the `llmx.json` of a model folder; empty where another tool wrote it."""
     return pretrained.read_json(folder / pretrained.LLMX) if (folder / pretrained.LLMX).exists() else {}
-
-
-def model_offer(folder: Path, registry: Registry) -> Offer:
-    """Return the component that reads a folder's model: the one that wrote it, or the one for its `model_type`.
-
-    Raises:
-        CheckpointError: it is no model folder.
-        RecipeError: no plugin reads it.
-    """
-    config, facts = pretrained.read_json(folder / pretrained.CONFIG), facts_of(folder)
-    if "model" in facts:
-        return registry.find("model", str(facts["model"]), f"{folder / pretrained.LLMX}: model")
-    model_type = str(config.get("model_type"))
-    offer = registry.handling("model", model_type)
-    if offer is None:
-        known = ", ".join(sorted(h for each in registry.offers("model") for h in each.component.handles))
-        raise RecipeError(
-            f"{folder / pretrained.CONFIG}: model_type = {model_type!r}: no plugin reads it (known: {known})"
-        )
-    return offer
 
 
 def tokenizer_name(folder: Path) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from attrs import frozen
 
+from llmx.component import NoOptions
 from llmx.errors import CheckpointError, RecipeError
 from llmx.files import fsync, fsync_folder, temporary_beside
 from llmx.options import structure, unstructure
@@ -36,11 +37,13 @@ __all__ = [
     "LLMX",
     "WEIGHTS",
     "Pretrained",
+    "empty_model",
     "load",
     "load_model",
     "load_template",
     "load_tokenizer",
     "load_weights",
+    "model_offer",
     "read_json",
     "read_weights",
     "replace_folder",
@@ -127,8 +130,16 @@ def _special_ids(
         config = read_json(base / CONFIG)
         special |= {key: config[key] for key in SPECIAL_IDS if key in config}
         if (base / GENERATION).exists():
-            generation = read_json(base / GENERATION)
+            generation = _stopped_by(read_json(base / GENERATION), [each for each in stop if each is not None])
     return special, generation
+
+
+def _stopped_by(generation: dict[str, Any], stop: list[int]) -> dict[str, Any]:
+    """Return a generation config that ends a text at these ids too: another template than the base's has its own."""
+    known = generation.get("eos_token_id")
+    ends = known if isinstance(known, list) else [] if known is None else [known]
+    missing = [each for each in stop if each not in ends]
+    return {**generation, "eos_token_id": [*missing, *ends]} if missing else generation
 
 
 def _pad_id(folder: Path, tokenizer: Tokenizer) -> int | None:
@@ -214,9 +225,9 @@ def load(folder: Path, registry: Registry, device: str = "cpu") -> Pretrained:
     Raises:
         CheckpointError: a file is missing or altered, a tensor does not fit, or the tokenizer is not the model's.
     """
-    model = _empty_model(folder, registry, None)
+    model = empty_model(folder, model_offer(folder, registry))
     tokenizer = load_tokenizer(folder, registry)
-    require_vocabulary(folder, tokenizer, model)
+    require_vocabulary(folder, tokenizer.vocab_size, model)
     load_folder(model, folder)
     cast("torch.nn.Module", model).to(device).eval()  # in place
     return Pretrained(model, tokenizer, load_template(folder, registry, tokenizer))
@@ -232,20 +243,25 @@ def load_model(folder: Path, registry: Registry, *, name: str | None = None, dty
     Raises:
         CheckpointError: a file is missing or altered, a tensor does not fit, or the config is not of that model.
     """
-    model = _empty_model(folder, registry, name)
+    model = empty_model(folder, model_offer(folder, registry, name))
     load_folder(model, folder, dtype)
     cast("torch.nn.Module", model).eval()
     return model
 
 
-def _empty_model(folder: Path, registry: Registry, name: str | None) -> Model:
-    """Build the model of a folder's config on the meta device."""
+def empty_model(folder: Path, offer: Offer) -> Model:
+    """Build the model of a folder's config on the meta device.
+
+    Raises:
+        CheckpointError: the config is not of that model, or asks for code.
+        PluginError: the component's code is missing.
+    """
     import torch
 
     config = read_json(folder / CONFIG)
     if config.get("auto_map"):
         raise CheckpointError(f"{folder / CONFIG}: auto_map asks for code of the folder, which is never run")
-    target = _model_offer(folder, config, registry, name).component.load()
+    target = Part(offer.qualified, offer, NoOptions(), folder).load()
     try:
         with torch.device("meta"):
             model: Model = target.from_config(config)
@@ -257,23 +273,33 @@ def _empty_model(folder: Path, registry: Registry, name: str | None) -> Model:
         raise CheckpointError(f"{folder / CONFIG}: {what}") from error
 
 
-def require_vocabulary(folder: Path, tokenizer: Tokenizer, model: Model) -> None:
+def require_vocabulary(folder: Path, vocab_size: int, model: Model) -> None:
     """Check that every id of a tokenizer has its row in the embedding, which may have more.
 
     Raises:
         CheckpointError: some have none.
     """
-    if tokenizer.vocab_size > model.vocab_size:
+    if vocab_size > model.vocab_size:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model's embedding only {model.vocab_size}: "
+            f"{folder}: the tokenizer has {vocab_size} ids, the model's embedding only {model.vocab_size}: "
             "they do not belong together"
         )
 
 
-def _model_offer(folder: Path, config: Mapping[str, Any], registry: Registry, name: str | None) -> Offer:
-    model_type = str(config.get("model_type"))
+def model_offer(folder: Path, registry: Registry, name: str | None = None, where: str = "model.name") -> Offer:
+    """Return the component that reads a folder's model: the one that wrote it, or the one for its `model_type`.
+
+    Args:
+        name: of the component that is asked for; None leaves it to the folder.
+        where: what gave the name.
+
+    Raises:
+        CheckpointError: it is no model folder, of another family, or of one that no plugin reads.
+        RecipeError: there is no component of that name.
+    """
+    model_type = str(read_json(folder / CONFIG).get("model_type"))
     if name is not None:
-        chosen = registry.find("model", name, "model.name")
+        chosen = registry.find("model", name, where)
         handles = chosen.component.handles
         if handles and not any(fnmatch.fnmatch(model_type, each) for each in handles):
             raise CheckpointError(

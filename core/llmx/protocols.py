@@ -174,7 +174,16 @@ class Model(Protocol):
 
 
 class Adapter(Protocol):
-    """A change to a model before it is trained: LoRA, quantisation."""
+    """A change to a model before it is trained: LoRA, quantisation.
+
+    One may have besides:
+
+    * `quantises = True`: what it makes of the weights is smaller and not what they were. A run does not merge such a
+      model at its end unless it is asked to, and then says what that does to the loss.
+    * `save(folder, model)`: writes what was learnt into an existing folder, in the form that others read (PEFT's);
+      `model` is what `apply` returned, or what later adapters made of that. The core adds the base to
+      `adapter_config.json`.
+    """
 
     identity: bool
     """Whether the adapted model gives the base model's logits until it is trained."""
@@ -190,8 +199,6 @@ class Adapter(Protocol):
         not change from one call to the next, so that a state dict is a checkpoint. What is frozen has `requires_grad`
         False; a checkpoint may leave it out, and it is made from the base again.
 
-        An adapter may have `save(folder, model)` besides: it writes what was learnt into an existing folder, in the
-        form that others read (PEFT's); `model` is what `apply` returned, or what later adapters made of that.
         """
         ...
 

@@ -12,6 +12,7 @@ from attrs import frozen
 from llmx.catalogue import read_catalogue
 from llmx.component import KINDS, Component
 from llmx.errors import LlmxError, PluginError, RecipeError
+from llmx.given.component import GIVEN
 from llmx.plugins import Plugin, discover
 
 
@@ -97,6 +98,8 @@ class Registry:
         return found[0] if found else None
 
     def _unknown(self, kind: str, name: str, distribution: str, given: str) -> LlmxError:
+        if distribution == GIVEN:
+            return PluginError(f"{given}: was an object of a Python program: go on there, with llmx.Trainer and it")
         catalogue = read_catalogue()
         known = catalogue.providing(kind, name)
         listed = {(entry.distribution, entry.name) for entry in known}

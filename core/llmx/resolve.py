@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from attrs import fields_dict
 
 from llmx import base as bases
+from llmx import pretrained
 from llmx.component import NoOptions
 from llmx.errors import CheckpointError, PluginError, RecipeError
 from llmx.layers import DATA_KEYS, LISTS, MODEL_KEYS, Leaf, Section, Table
@@ -107,11 +108,9 @@ class Resolver:
         where = f"{origin}: model.pretrained = {source.pretrained!r}"
         try:
             base = bases.find_base(source.pretrained)
-            if name.origin == "default":
-                offer = bases.model_offer(base.folder, self.registry)
-            else:
-                offer = self.registry.find("model", str(name.value), f"{name.origin}: model.name")
-                self._note("model", "name", name)
+            named = None if name.origin == "default" else str(name.value)
+            offer = pretrained.model_offer(base.folder, self.registry, named, f"{name.origin}: model.name")
+            self._note("model", "name", name)
         except (RecipeError, CheckpointError) as error:
             self.faults.extend(f"{where}: {line}" for line in str(error).splitlines())
             return None
@@ -265,7 +264,8 @@ class Resolver:
 
 def _label(table: Section, part: Part) -> str:
     """Return what a source is called where the recipe does not say: by its file, else by its dataset."""
-    return stem(table["path"].value) if "path" in table else part.offer.component.name
+    name = stem(table["path"].value) if "path" in table else "*"
+    return part.offer.component.name if any(each in name for each in "*?[") else name  # a pattern names no file
 
 
 def file_name(path: Any) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmx import hookimpl
+from llmx.nn import count_weights
 from llmx_loggers import ConsoleOptions
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class ConsoleLogger:
 
 def header(run: Run) -> str:
     """Return the lines that say what runs on what."""
-    count = sum(parameter.numel() for parameter in run.module.parameters())
+    count = count_weights(run.module)
     sizes, names = run.sizes, run.recipe
     return (
         f"{names.model.name}: {count:,} parameters, {run.tokenizer.vocab_size:,} tokens in the vocabulary\n"

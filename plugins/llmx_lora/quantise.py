@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llmx.errors import RecipeError
 from llmx.nn.adapted import adapted_modules
+from llmx.nn.shapes import only_shape
 from llmx_lora import bnb
 from llmx_lora.linear import plain_linear
 from llmx_lora.product import FrozenProduct, product_dtype, step_dtype
@@ -43,7 +44,7 @@ class PackedLinear(nn.Module):
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """Return `weight_OI` in a type."""
-        if self.packed.is_meta:
+        if only_shape(self.packed):
             return self.packed.new_empty(self.out_features, self.in_features, dtype=dtype)
         return self.unpacked(dtype)
 

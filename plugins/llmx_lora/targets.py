@@ -52,9 +52,16 @@ def hidden_linears(model: Any, skip: Sequence[str]) -> list[tuple[str, nn.Linear
     ]
     found = [(name, module) for name, module in inside if not fits(name, skip)]
     if not found:
-        what = "its patterns fit every one" if inside else "there is none"
+        what = "its patterns fit every one" if inside else _transposed(model) or "there is none"
         raise RecipeError(f"adapter: skip = {list(skip)}: no linear layer is left to quantise: {what}")
     return found
+
+
+def _transposed(model: Any) -> str:
+    """Return that a model multiplies in its blocks with something else than linear layers, empty where it does not."""
+    if any(type(each).__name__ == "Conv1D" for each in model.modules()):
+        return f"the layers of {type(model).__name__}'s blocks are Conv1D, not Linear, and are not adapted"
+    return ""
 
 
 def chosen(model: Any, targets: Sequence[str]) -> list[str]:
@@ -67,8 +74,14 @@ def chosen(model: Any, targets: Sequence[str]) -> list[str]:
     for target in targets:
         if not any(_means(target, name, roles) for name in layers):
             there = sorted({name.rpartition(".")[2] for name in layers})
-            others = [name for name, _ in model.named_modules() if name and fits(name, [target])]
-            why = f"{others[0]} is no linear layer (modules_to_save trains it whole)" if others else "matches no layer"
+            others = [(name, each) for name, each in model.named_modules() if name and fits(name, [target])]
+            why = "matches no layer"
+            if others:
+                name, other = others[0]
+                what = "a Conv1D, no linear layer" if type(other).__name__ == "Conv1D" else "no linear layer"
+                why = f"{name} is {what} (modules_to_save trains it whole)"
+            elif _transposed(model):
+                why = f"matches no linear layer: {_transposed(model)}"
             known = (
                 f"there are {', '.join(there)}, and the roles hidden and head" if there else "there is no linear layer"
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmx.nn import count_weights
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -15,11 +17,11 @@ model grows."""
 def rate(lr: float | Literal["auto"], model: nn.Module) -> dict[str, Any]:
     """Return what a group is given as its rate: `lr`, and where the law set it the law in words, `lr_working`.
 
-    The size is that of the whole model, frozen parameters too.
+    The size is that of the whole model, frozen and packed weights too.
     """
     if lr != "auto":
         return {"lr": lr}
-    size = sum(parameter.numel() for parameter in model.parameters())
+    size = count_weights(model)
     return {"lr": RATE * (size / SIZE) ** POWER, "lr_working": f"5e-5 x ({size:,} / 7e9)^-0.25"}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from llmx.errors import RecipeError
+from llmx.nn import only_shape
 from llmx.protocols import Role
 from llmx_transformers.fitness import blocks_of, name_of
 
@@ -73,9 +74,9 @@ class BridgedModel(PreTrainedModel):
         if cache is not None and cache.length + ids_BT.shape[1] > cache.capacity:
             raise ValueError(f"cache of {cache.capacity} tokens cannot hold {cache.length + ids_BT.shape[1]}")
         mask_BNTS = None
-        if ids_BT.is_meta:  # transformers looks at values to tell documents; there only shapes count
+        if only_shape(ids_BT):  # transformers looks at values to tell documents; there only shapes count
             keys = ids_BT.shape[1] + (0 if cache is None else cache.length)
-            mask_BNTS = torch.ones(len(ids_BT), 1, ids_BT.shape[1], keys, dtype=torch.bool, device="meta")
+            mask_BNTS = torch.ones(len(ids_BT), 1, ids_BT.shape[1], keys, dtype=torch.bool, device=ids_BT.device)
         elif documents_BT is not None:
             positions_BT = self._restarting_positions(documents_BT)  # by which transformers tells documents
         output = self.base_model(

@@ -14,7 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import llmx
 from llmx import RecipeError
-from llmx.train.memory import Checkpointing, place, recompute_blocks
+from llmx.assembly import require_one_device
+from llmx.generate.decode import device_of
+from llmx.train.memory import Checkpointing, HostRows, place, recompute_blocks
+from llmx.train.parallel import World
 
 MODES: list[Checkpointing] = ["none", "block", "selective"]
 
@@ -134,6 +137,24 @@ def test_a_run_that_recomputes_is_the_same_run(small: list[str], tmp_path: Path)
         ends.append(run.module.state_dict())
         assert all(("forward" in vars(block)) == (mode != "none") for block in run.model.blocks())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_where_a_model_with_a_host_embedding_computes() -> None:
+    """Ids and caches go to its blocks, rows come to where the ids are, and ranks cannot sum gradients of both."""
+    model = Dropping()
+    model.layers.to("meta")
+    assert device_of(model).type == "meta"  # type: ignore[arg-type]
+    model.embed.__dict__["forward"] = HostRows(model.embed.forward)
+    assert model.embed(torch.zeros(1, 3, dtype=torch.long)).device.type == "cpu"
+    copied = copy.deepcopy(model.embed)
+    copied.weight.data.zero_()
+    assert not copied(torch.ones(1, 1, dtype=torch.long)).any(), "a copy looks its own rows up"
+    cuda, two = torch.device("cuda"), World(0, 2)
+    with pytest.raises(RecipeError, match=r"^train\.host_embedding: its gradients .* over 2 ranks: leave it out"):
+        require_one_device(model, cuda, two)  # type: ignore[arg-type]
+    require_one_device(model, cuda, World())  # type: ignore[arg-type]
+    model.requires_grad_(False)
+    require_one_device(model, cuda, two)  # type: ignore[arg-type]
 
 
 def test_an_embedding_stays_on_the_host() -> None:

@@ -209,6 +209,20 @@ def test_a_trained_folder_keeps_what_its_base_says_of_generation(folder: Path, t
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (17, 18, 0)
 
 
+def test_a_trained_folder_stops_where_its_template_does(folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+    """Trained with another template than the base was, a text ends with that one's turns besides."""
+    ours, end = pretrained.load_model(folder, Registry()), tokenizer.special_id("<|im_end|>")
+    offer = Registry().find("template", "chatml", "test")
+    part = Part("chatml", offer, offer.component.options())
+    assert end is not None
+    for known, ends in ((None, [end]), (18, [end, 18]), ([18, end], [18, end])):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": known, "top_k": 20}))
+        named = (part, part.build(tokenizer))
+        pretrained.save(tmp_path / "out", ours, ours.state_dict(), tokenizer, FACTS, named, base=folder)
+        written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+        assert written == {"eos_token_id": ends, "top_k": 20}
+
+
 def test_a_tokenizer_is_named_so_that_transformers_4_and_5_load_it(folder: Path, tmp_path: Path) -> None:
     """One that transformers 5 wrote has a class that 4 does not know, and a folder's own code is not named."""
     from transformers import AutoTokenizer
@@ -306,7 +320,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(folder: Path, tokenize
     assert pretrained.load(folder, Registry()).model.vocab_size == 300 > tokenizer.vocab_size
     small = model(vocab_size=tokenizer.vocab_size - 1)
     with pytest.raises(CheckpointError, match=rf"has {tokenizer.vocab_size} ids, the model's embedding only"):
-        pretrained.require_vocabulary(folder, tokenizer, small)
+        pretrained.require_vocabulary(folder, tokenizer.vocab_size, small)
 
 
 def test_a_tied_head_stored_twice_must_be_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -257,6 +258,36 @@ def test_adapters_are_merged_or_kept_apart(llama: Path, given: list[str], tmp_pa
     assert llmx.run(tmp_path / "r", resume=True).state.step == 6  # it has ended: nothing is done again
 
 
+def test_a_trained_folder_keeps_what_the_base_says_of_generation(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """At the end of the run and from a checkpoint; with another tokenizer its ids would mean other tokens."""
+    from llmx.export.write import export
+
+    base = tmp_path / "base"
+    shutil.copytree(llama, base)
+    chosen = {"eos_token_id": 5, "temperature": 0.6, "top_k": 20}
+    (base / "generation_config.json").write_text(json.dumps(chosen))
+    short = [*given, f"model.pretrained={base}", "train.steps=1"]
+    llmx.run(overrides=short, logger=["jsonl"], out=tmp_path / "r")
+    export(tmp_path / "r", tmp_path / "last", step="last")
+    other = [*short, "tokenizer.min_freq=2000"]
+    llmx.run(overrides=other, tokenizer="char", logger=["jsonl"], out=tmp_path / "char")
+    written = [tmp_path / "r" / "model", tmp_path / "last", tmp_path / "char" / "model"]
+    found = [json.loads((folder / "generation_config.json").read_text()) for folder in written]
+    assert found[:2] == [chosen, chosen]
+    assert "temperature" not in found[2]
+
+
+def test_a_lora_that_goes_on_is_merged(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """It does not begin as its base, and is none the less no quantiser: the run ends with `model/`."""
+    begun = llmx.run(out=tmp_path / "begun", **lora(given, llama, "train.steps=1"))
+    more = [f"adapter.lora.pretrained={begun.folder / 'adapter'}", "train.steps=1"]
+    options = lora(given, llama, *more)
+    options["overrides"] = [each for each in options["overrides"] if "lora.rank" not in each]
+    run = llmx.run(out=tmp_path / "r", **options)
+    assert not run.adapters[0].identity
+    assert (tmp_path / "r" / "model").exists()
+
+
 # --- how much, and what is kept -------------------------------------------------------------------------------------
 
 
@@ -327,6 +358,59 @@ def test_a_quantised_base_is_not_merged_unless_asked(
     with torch.no_grad():
         merged, applied = llmx.load(tmp_path / "r").model(ids(260)), again.model(ids(260))
     torch.testing.assert_close(merged, applied, atol=1e-4, rtol=1e-3)
+
+
+def test_the_cost_of_merging_is_told_where_it_says_something(
+    llama: Path, given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for pairs, whose loss is against the model of before. On an accelerator without room for it the host measures
+    both on fewer tokens."""
+    from llmx.train import cost
+    from llmx.train.adapt import merged
+    from llmx.train.evaluate import Measured
+
+    pytest.importorskip("bitsandbytes")
+    options = lora(given, llama)
+    run = assemble(resolve(*options["overrides"], adapter=["nf4", "lora"]), Registry(), tmp_path / "x")
+    model = merged(run.model, zip(run.recipe.adapters, run.adapters, strict=True))
+
+    class Pairs:
+        pairs = True
+
+        def __call__(self, model: Any, batch: Any) -> torch.Tensor:
+            raise AssertionError("measured")
+
+    cost.tell_cost(attrs.evolve(run, objective=Pairs()), model)
+    assert capsys.readouterr().err == ""
+    cost.tell_cost(run, model)
+    assert re.fullmatch(r"llmx: merged into the quantised base, .*\n", capsys.readouterr().err)
+    read = []
+
+    def measure(run: Any) -> Measured:
+        read.append((run.recipe.eval.tokens, run.device.type))
+        return Measured(0.0, None, {})
+
+    monkeypatch.setattr(cost, "evaluate", measure)
+    cost.tell_cost(attrs.evolve(run, device=torch.device("meta")), model)
+    assert read == [(8192, "meta"), (8192, "cpu")]
+    assert "does not fit the device: measuring it on the CPU" in capsys.readouterr().err
+
+
+def test_packed_weights_count_as_what_they_stand_for(llama: Path, given: list[str], tmp_path: Path) -> None:
+    """The laws go by the size of the model, not by the bytes it is packed in."""
+    from llmx.nn import count_weights
+
+    pytest.importorskip("bitsandbytes")
+    options = [*given, f"model.pretrained={llama}", "train.tokens_per_update=auto", "optimizer.lr=auto"]
+    runs = [
+        assemble(resolve(*options, adapter=names), Registry(), tmp_path / "x") for names in (["lora"], ["nf4", "lora"])
+    ]
+    held = sum(each.numel() for each in runs[0].module.parameters())
+    assert [count_weights(run.module) for run in runs] == [held, held]
+    assert sum(each.numel() for each in runs[1].module.parameters()) < held
+    assert runs[0].recipe.train.tokens_per_update == runs[1].recipe.train.tokens_per_update
+    rates = [group["lr"] for run in runs for group in run.optimizer.param_groups]
+    assert rates == pytest.approx([5e-5 * (held / 7e9) ** -0.25] * len(rates))
 
 
 def test_an_adapter_that_trains_nothing_is_refused(llama: Path, given: list[str], tmp_path: Path) -> None:

@@ -93,12 +93,18 @@ def test_a_name_of_another_kind_is_told() -> None:
 
 
 def test_the_dataset_is_chosen_by_the_path() -> None:
-    """`data.path` alone picks the reader of its ending; an unknown ending says what to set."""
-    assert resolve({"data": {"path": "x/y.jsonl"}}).corpus == "jsonl"
-    assert resolve({"data": {"path": "x/*.parquet"}}).corpus == "parquet"
-    assert resolve({"data": {"path": "x/y", "name": "text"}}).corpus == "text"
-    assert resolve({"data": {"path": "x/y.jsonl.gz"}}).corpus == "jsonl"
-    assert resolve({"data": {"path": ["x/y.csv", "x/z.csv"]}}).corpus == "csv"
+    """`data.path` alone picks the reader of its ending; an unknown ending says what to set. The file names the corpus,
+    and the reader where a pattern names no file."""
+
+    def found(**data: Any) -> tuple[str, str]:
+        recipe = resolve({"data": data})
+        return recipe.sources[0].part.name, recipe.corpus
+
+    assert found(path="x/y.jsonl") == ("jsonl", "y")
+    assert found(path="x/*.parquet") == ("parquet", "parquet")
+    assert found(path="x/y", name="text") == ("text", "y")
+    assert found(path="x/y.jsonl.gz") == ("jsonl", "y")
+    assert found(path=["x/y.csv", "x/z.csv"]) == ("csv", "y")
 
 
 def test_several_sources_are_told_apart() -> None:
@@ -110,7 +116,7 @@ def test_several_sources_are_told_apart() -> None:
     assert found == [("a", 0.7, "text"), ("a-2", 1.0, "jsonl"), ("python-docs", 1.0, "python-docs")]
     assert recipe.data.held_out == 0.1
     assert Recipe.resolve([Layer("again", recipe.to_plain())]).to_plain() == recipe.to_plain()
-    assert Recipe.resolve([layer, Layer("flag", {"data": {"path": "c.csv"}})]).corpus == "csv"
+    assert Recipe.resolve([layer, Layer("flag", {"data": {"path": "c.csv"}})]).corpus == "c"
     assert Recipe.resolve([Layer("one", {"data": {"path": "c.csv"}}), layer]).corpus == "a+a-2+python-docs"
 
 
@@ -203,11 +209,11 @@ def test_the_datas_own_keys_outlive_its_reader() -> None:
     recipe = resolve(
         {"data": {"name": "jsonl", "path": "a.jsonl", "held_out": 0.5}}, {"data": {"name": "json", "path": "b"}}
     )
-    assert (recipe.data.held_out, recipe.corpus) == (0.5, "json")
+    assert (recipe.data.held_out, recipe.sources[0].part.name) == (0.5, "json")
     with pytest.raises(RecipeError, match=r"ends in what jsonl reads, but data\.name = 'text' \(layer 0\)"):
         resolve({"data": {"name": "text", "path": "a.txt"}}, {"data": {"path": "b.jsonl"}})
     forced = Recipe.resolve(override_layers(["data.path=a.txt", "data.name=jsonl"]))
-    assert forced.corpus == "jsonl"
+    assert forced.sources[0].part.name == "jsonl"
     assert tuple(each.name for each in fields(DataOptions)) == DATA_KEYS
 
 

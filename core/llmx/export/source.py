@@ -6,15 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from llmx import pretrained
 from llmx.errors import RecipeError
 from llmx.folder import is_run
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from llmx.recipe import Recipe
     from llmx.registry import Registry
 
@@ -104,7 +102,7 @@ def save_weights(run: Path, found: Path, out: Path) -> None:
     from llmx.registry import Registry
     from llmx.train import checkpoint
     from llmx.train.adapt import merged
-    from llmx.train.export import restored_model
+    from llmx.train.export import restored_model, save_model
 
     registry = Registry()
     recipe = _recipe(run, registry)
@@ -115,8 +113,7 @@ def save_weights(run: Path, found: Path, out: Path) -> None:
     model, adapters = restored_model(run, recipe, registry, tokenizer.vocab_size, weights, cpu)
     model = merged(model, zip(recipe.adapters, adapters, strict=True))
     facts = {"model": recipe.model.name, "tokenizer": recipe.tokenizer.name}
-    named = None if template is None else (recipe.template, template)
-    pretrained.save(out, model, cast("nn.Module", model).state_dict(), tokenizer, facts, named)
+    save_model(out, recipe, model, tokenizer, template, facts)
 
 
 def _recipe(run: Path, registry: Registry) -> Recipe:

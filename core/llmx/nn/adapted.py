@@ -1,9 +1,10 @@
-"""Modules that add to a frozen base can be switched off for a while: the base is then the model of before."""
+"""What adapters make of a model: modules that can be switched off for a while, and weights that are packed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -17,6 +18,15 @@ class Adapted(nn.Module):
 def adapted_modules(model: nn.Module) -> list[Adapted]:
     """Return what of `model` can be switched off, in the order of its modules."""
     return [module for module in model.modules() if isinstance(module, Adapted)]
+
+
+def count_weights(model: nn.Module) -> int:
+    """Return the weights of a model, those that a quantiser packed by the sizes their linear modules state."""
+    held = sum(parameter.numel() for parameter in model.parameters())
+    linears = [each for each in model.modules() if hasattr(each, "in_features")]
+    packed = [each for each in linears if not {"weight", "base_layer"} & {*each._parameters, *each._modules}]
+    sizes: list[tuple[Any, Any]] = [(each.in_features, each.out_features) for each in packed]
+    return held + sum(inputs * outputs for inputs, outputs in sizes)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -75,5 +76,34 @@ def rotary_tables(
 def rotate(x_BNTH: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate each pair (x[i], x[i + H/2]) by its position's angle; the type of `x` is kept."""
     cos, sin = (table.to(x_BNTH.dtype) for table in tables)
+    if torch.compiler.is_compiling():  # the compiler fuses the plain formula, and cannot see into a function
+        left, right = x_BNTH.chunk(2, dim=-1)
+        return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    y_BNTH: Tensor = _Rotation.apply(x_BNTH, cos, sin)  # type: ignore[no-untyped-call]
+    return y_BNTH
+
+
+class _Rotation(torch.autograd.Function):
+    """The products go straight to where they belong, and nothing but the tables is kept: back is by the angle's
+    negative."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x_BNTH, cos, sin, 1, x_BNTH.new_empty(x_BNTH.shape))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        batch, heads, tokens, width = grads[0].shape
+        grad_BTNH = grads[0].new_empty(batch, tokens, heads, width)  # as the projection it came from lies
+        return _turn(grads[0], cos, sin, -1, grad_BTNH.transpose(1, 2)), None, None
+
+
+def _turn(x_BNTH: Tensor, cos: Tensor, sin: Tensor, sign: int, y_BNTH: Tensor) -> Tensor:
+    """Write x, turned by `sign` times the angle, to y, and return y."""
     left, right = x_BNTH.chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    y_left, y_right = y_BNTH.chunk(2, dim=-1)
+    torch.mul(left, cos, out=y_left).addcmul_(right, sin, value=-sign)
+    torch.mul(right, cos, out=y_right).addcmul_(left, sin, value=sign)
+    return y_BNTH

@@ -10,31 +10,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import attrs
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llmx import pretrained
-from llmx.base import require_unchanged
+from llmx.base import MODELSCOPE, require_unchanged
 from llmx.errors import CheckpointError
 from llmx.files import fsync_folder, kept_bytes, temporary_beside
 from llmx.lock import read_lock
 from llmx.pretrained import Pretrained
-from llmx.recipe import Recipe
+from llmx.recipe import Base, Recipe
 from llmx.registry import Registry
 from llmx.train import checkpoint
 from llmx.train.adapt import merged
+from llmx.train.cost import tell_cost
 from llmx.train.device import choose_precision
-from llmx.train.evaluate import evaluate
 from llmx.train.model import build_model, finish, is_partial, load_saved, meta_model
-from llmx.train.parallel import World
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from llmx.assembly import Run
-    from llmx.protocols import Adapter, Model
+    from llmx.protocols import Adapter, Model, Template, Tokenizer
 
 
 SAMPLES = "samples.jsonl"
@@ -42,6 +40,8 @@ SAMPLES = "samples.jsonl"
 
 ENDED = "ended_at_step"
 """Key of `llmx.json`: the step after which the run ended, the weights being those or the best."""
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 TRAINED = "trained.safetensors"
 """File of `adapter/` with the weights of a checkpoint, where they are not merged into `model/`."""
@@ -69,19 +69,32 @@ def export(run: Run) -> Path:
 def merges(run: Run) -> bool:
     """Return whether a run ends with `model/`."""
     wanted = run.recipe.checkpoint.merge
-    return all(adapter.identity for adapter in run.adapters) if wanted is None else wanted or not run.adapters
+    return not _quantised(run) if wanted is None else wanted or not run.adapters
+
+
+def _quantised(run: Run) -> bool:
+    return any(getattr(adapter, "quantises", False) for adapter in run.adapters)
 
 
 def _write_model(run: Run, folder: Path) -> None:
     model = merged(run.model, zip(run.recipe.adapters, run.adapters, strict=True))
-    if run.held_out is not None and not all(adapter.identity for adapter in run.adapters):
-        here = attrs.evolve(run, world=World())  # the other ranks are not here
-        before, after = evaluate(here)[0], evaluate(attrs.evolve(here, model=model))[0]
-        sys.stderr.write(
-            f"llmx: merged into the quantised base, the held-out loss is {after:.4f}, before {before:.4f}\n"
-        )
-    named = None if run.template is None else (run.recipe.template, run.template)
-    pretrained.save(folder, model, cast(nn.Module, model).state_dict(), run.tokenizer, _facts(run), named)
+    if _quantised(run):
+        tell_cost(run, model)
+    save_model(folder, run.recipe, model, run.tokenizer, run.template, _facts(run))
+
+
+def save_model(
+    folder: Path,
+    recipe: Recipe,
+    model: Model,
+    tokenizer: Tokenizer,
+    template: Template | None,
+    facts: dict[str, Any],
+) -> None:
+    """Write the model folder of a run; what its base says of special ids and generation is kept with its tokenizer."""
+    named = None if template is None else (recipe.template, template)
+    base = None if recipe.base is None or recipe.tokenizer.folder is None else recipe.base.folder
+    pretrained.save(folder, model, cast(nn.Module, model).state_dict(), tokenizer, facts, named, base=base)
 
 
 def _write_adapter(run: Run, folder: Path) -> None:
@@ -92,6 +105,7 @@ def _write_adapter(run: Run, folder: Path) -> None:
         for adapter in reversed(run.adapters):
             if hasattr(adapter, "save"):
                 adapter.save(temporary, run.model)
+                _name_base(temporary / ADAPTER_CONFIG, run.recipe.base)
                 break
         if not merges(run):
             save_file({name: each.cpu().contiguous() for name, each in run.weights().items()}, temporary / TRAINED)
@@ -100,6 +114,17 @@ def _write_adapter(run: Run, folder: Path) -> None:
         pretrained.replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name_base(path: Path, base: Base | None) -> None:
+    """Say in an adapter's config, in PEFT's form, which model it is for; of random weights there is none to name."""
+    if base is None or not path.is_file():
+        return
+    name, revision = str(base.folder), None
+    if not Path(base.pretrained).is_absolute() and not base.pretrained.startswith(MODELSCOPE):  # PEFT fetches it as we do
+        name, _, revision = base.pretrained.partition("@")
+    config = pretrained.read_json(path) | {"base_model_name_or_path": name, "revision": revision}
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -99,6 +99,10 @@ class RunHooks:
                 strangers.append(name)
         return strangers
 
+    def modules(self) -> dict[str, ModuleType]:
+        """Return the hooks files that listen, by their names."""
+        return {name: listener for name, listener in self._listeners() if isinstance(listener, ModuleType)}
+
     def _listeners(self) -> list[tuple[str, Any]]:
         return [(name, listener) for name, listener in self._manager.list_name_plugin() if listener is not None]
 

@@ -67,14 +67,17 @@ def recompute_blocks(model: Model, mode: Checkpointing) -> None:
 
 
 class HostRows:
-    """An embedding's forward that looks rows up on the host and sends only those."""
+    """An embedding's forward that looks rows up where they lie, on the host, and sends only those to where the ids are.
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    Copied with its embedding, and moved with it, it is that of the copy.
+    """
+
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
         self.forward = forward
-        self.device = device
 
     def __call__(self, ids_BT: Tensor) -> Tensor:
-        return self.forward(ids_BT.cpu()).to(self.device, non_blocking=True)
+        embedding = cast(nn.Embedding, self.forward.__self__)  # type: ignore[attr-defined]  # it is bound
+        return self.forward(ids_BT.to(embedding.weight.device)).to(ids_BT.device, non_blocking=True)
 
 
 def place(model: Model, device: torch.device, *, host_embedding: bool) -> None:
@@ -94,7 +97,7 @@ def place(model: Model, device: torch.device, *, host_embedding: bool) -> None:
         )
     for each in module.modules():
         if each in embeddings:
-            each.__dict__["forward"] = HostRows(each.forward, device)
+            each.__dict__["forward"] = HostRows(each.forward)
             continue
         for parameter in each.parameters(recurse=False):
             parameter.data = parameter.data.to(device)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from llmx import pretrained
 from llmx.data.batches import stream_seed
-from llmx.errors import CheckpointError, RecipeError
+from llmx.errors import RecipeError
 from llmx.protocols import Adapter, Model
-from llmx.recipe import Base, Recipe
+from llmx.recipe import Recipe
 from llmx.registry import Registry
 from llmx.train.adapt import adapt
 from llmx.train.device import DTYPES
@@ -75,18 +75,8 @@ def bare_model(recipe: Recipe, vocab_size: int) -> Model:
         if recipe.base is None:
             model: Model = recipe.model.build(vocab_size=vocab_size)
             return model
-        model = _from_config(recipe, recipe.base)
+    model = pretrained.empty_model(recipe.base.folder, recipe.model.offer)
     require_fit(recipe, model, vocab_size)
-    return model
-
-
-def _from_config(recipe: Recipe, base: Base) -> Model:
-    config = pretrained.read_json(base.folder / pretrained.CONFIG)
-    try:
-        model: Model = recipe.model.load().from_config(config)
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(f"{base.folder / pretrained.CONFIG}: {what}") from error
     return model
 
 
@@ -111,10 +101,13 @@ def require_fit(recipe: Recipe, model: Model, vocab_size: int) -> None:
     """Check that a pretrained embedding has a row for every id.
 
     Raises:
-        RecipeError: it has fewer.
+        RecipeError: it has fewer than a tokenizer that the recipe names has.
+        CheckpointError: it has fewer than its own.
     """
+    assert recipe.base is not None
+    if recipe.tokenizer.folder is not None:
+        pretrained.require_vocabulary(recipe.base.folder, vocab_size, model)
     if vocab_size > model.vocab_size:
-        assert recipe.base is not None
         raise RecipeError(
             f"tokenizer.name = {recipe.tokenizer.name!r}: has {vocab_size} ids, the embedding of "
             f"{recipe.base.folder} only {model.vocab_size}: leave the tokenizer out to take the model's own"

@@ -118,6 +118,21 @@ def test_weights_of_a_step(stepped: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+def test_averaged_weights_are_those_of_the_end(corpus: Path, small: list[str], tmp_path: Path) -> None:
+    """A run with `ema` exports `model/`, the average, by default; a step gives the weights as they were trained."""
+    import llmx
+
+    overrides = [*small, "train.steps=4", "callback.ema.decay=0.9"]
+    run = llmx.run(overrides=overrides, tokenizer="char", callback=["ema"], logger=["jsonl"], out=tmp_path / "r")
+    export(tmp_path / "r", tmp_path / "out")
+    export(tmp_path / "r", tmp_path / "last", step="last")
+    norm = "model.norm.weight"
+    model, out, last = (load_file(tmp_path / at / "model.safetensors")[norm] for at in ("r/model", "out", "last"))
+    assert torch.equal(out, model)
+    assert torch.equal(last, run.module.state_dict()[norm])
+    assert not torch.equal(out, last)
+
+
 def test_a_run_that_has_not_ended(stepped: Path, tmp_path: Path) -> None:
     """The line says how to get its weights; with that they are its newest."""
     copy = tmp_path / "run"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from llmx import RecipeError
+from llmx import RecipeError, Registry
 from llmx.nn.adapted import without_adapters
 from llmx.testing.reference import loss_sum, random_batch, reference_model
 from llmx_lora.linear import LoraLinear
@@ -221,6 +221,19 @@ def test_what_matches_nothing_is_said(options: dict[str, Any], said: str, build:
     with pytest.raises(RecipeError, match=said) as caught:
         build("lora", **options).apply(reference_model(), CPU)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_that_are_no_linear_ones_are_named(build: Any) -> None:
+    """GPT-2 multiplies with Conv1D: neither adapter takes it, and both say that."""
+    from llmx_transformers import TransformersOptions
+
+    options = TransformersOptions(model_type="gpt2", fields={"n_layer": 1, "n_embd": 16, "n_head": 2})
+    component = Registry().find("model", "transformers", "test").component
+    for name, given in (("lora", {}), ("nf4", {})):
+        with pytest.raises(RecipeError, match=r"the layers of \w+'s blocks are Conv1D, not Linear, and are not"):
+            build(name, **given).apply(component.load()(options, vocab_size=40), CPU)
+    with pytest.raises(RecipeError, match=r"h\.0\.attn\.c_attn is a Conv1D, no linear layer"):
+        build("lora", targets=["c_attn"]).apply(component.load()(options, vocab_size=40), CPU)
 
 
 def test_twice_is_refused(build: Any) -> None:
