@@ -12,6 +12,7 @@ from llmx.assembly import Run, assemble
 from llmx.base import base_facts
 from llmx.corpora import data_facts
 from llmx.errors import RecipeError
+from llmx.plan import require_memory
 from llmx.recipe import Recipe
 from llmx.registry import Registry
 from llmx.train import checkpoint
@@ -31,7 +32,7 @@ def begin(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
         The loop of the run, and whether the run goes on from what is in the folder.
 
     Raises:
-        RecipeError: the folder holds another run, or the run is done already.
+        RecipeError: the folder holds another run, the run is done already, or it would take more memory than it may.
     """
     world = join_world()
     target = Path(os.path.normpath(folder)) if folder is not None else world.from_main(folders.free_folder(recipe))
@@ -46,12 +47,13 @@ def begin(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bo
     if resumed:
         recipe = folders.as_begun(target, recipe)
         folders.require_same_run(target, recipe, registry)
-    trainer = Trainer(assemble(recipe, registry, target, resumed=resumed, world=world))
+    run = assemble(recipe, registry, target, resumed=resumed, world=world)
+    require_memory(run)
+    trainer = Trainer(run)
     if resumed:
         newest = world.from_main(checkpoint.latest(target / "checkpoints"))  # none: stopped before its first
         if newest is not None:
             trainer.resume(newest)
-        run = trainer.run
         if run.state.step > run.sizes.steps:
             raise RecipeError(
                 f"{target}: step {run.state.step} is done already: give train.steps={run.state.step} or more"

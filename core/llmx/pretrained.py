@@ -137,9 +137,9 @@ def _special_ids(
 def _stopped_by(generation: dict[str, Any], stop: list[int]) -> dict[str, Any]:
     """Return a generation config that ends a text at these ids too: another template than the base's has its own."""
     known = generation.get("eos_token_id")
-    ends = known if isinstance(known, list) else [] if known is None else [known]
+    ends = known if isinstance(known, list) else [known]
     missing = [each for each in stop if each not in ends]
-    return {**generation, "eos_token_id": [*missing, *ends]} if missing else generation
+    return {**generation, "eos_token_id": missing + [e for e in ends if e is not None]} if missing else generation
 
 
 def _pad_id(folder: Path, tokenizer: Tokenizer) -> int | None:
@@ -250,12 +250,7 @@ def load_model(folder: Path, registry: Registry, *, name: str | None = None, dty
 
 
 def empty_model(folder: Path, offer: Offer) -> Model:
-    """Build the model of a folder's config on the meta device.
-
-    Raises:
-        CheckpointError: the config is not of that model, or asks for code.
-        PluginError: the component's code is missing.
-    """
+    """Build the model of a folder's config on the meta device; raises as `load_model`."""
     import torch
 
     config = read_json(folder / CONFIG)
@@ -274,11 +269,7 @@ def empty_model(folder: Path, offer: Offer) -> Model:
 
 
 def require_vocabulary(folder: Path, vocab_size: int, model: Model) -> None:
-    """Check that every id of a tokenizer has its row in the embedding, which may have more.
-
-    Raises:
-        CheckpointError: some have none.
-    """
+    """Raise a CheckpointError unless every id of a tokenizer has its row in the embedding, which may have more."""
     if vocab_size > model.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {vocab_size} ids, the model's embedding only {model.vocab_size}: "
@@ -290,12 +281,10 @@ def model_offer(folder: Path, registry: Registry, name: str | None = None, where
     """Return the component that reads a folder's model: the one that wrote it, or the one for its `model_type`.
 
     Args:
-        name: of the component that is asked for; None leaves it to the folder.
-        where: what gave the name.
+        name: of the component that is asked for by `where`; None leaves it to the folder.
 
     Raises:
         CheckpointError: it is no model folder, of another family, or of one that no plugin reads.
-        RecipeError: there is no component of that name.
     """
     model_type = str(read_json(folder / CONFIG).get("model_type"))
     if name is not None:

@@ -19,6 +19,7 @@ from llmx.sections import (
     DataOptions,
     EvalOptions,
     GenerateOptions,
+    PlanOptions,
     PluginsOptions,
     TrainOptions,
 )
@@ -161,6 +162,7 @@ class Recipe:
     eval: EvalOptions
     checkpoint: CheckpointOptions
     generate: GenerateOptions
+    plan: PlanOptions
     origins: Mapping[str, str] = field(eq=False)
     """Where each given value came from, by its path; a value that is not here is a default."""
 

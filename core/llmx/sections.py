@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from attrs import field, frozen, validators
@@ -135,6 +136,41 @@ class GenerateOptions:
     """Seed of the draws; sequence number i of a call is drawn with its own stream."""
 
 
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)?")
+UNIT_BYTES = {"B": 1, "kB": 10**3} | {
+    f"{letter}{ending}": base**power
+    for power, letter in enumerate("KMGT", 1)
+    for ending, base in (("iB", 1024), ("B", 1000))
+}
+
+
+def size_bytes(size: str | int) -> int:
+    """Return the bytes of a size: a number of them, or a text such as "7.5GiB", "512MiB" or "8 GB" (of 10^9 bytes).
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = SIZE.fullmatch(str(size).strip())
+    found = int(float(match[1]) * UNIT_BYTES[match[2] or "B"]) if match else 0
+    if found < 1:
+        raise ValueError(f'must be a size, such as "7.5GiB", "512MiB" or a number of bytes: {size!r}')
+    return found
+
+
+def _is_size(_: Any, __: Any, value: str | int | None) -> None:
+    if value is not None:
+        size_bytes(value)
+
+
+@frozen
+class PlanOptions:
+    """What a run may take; `llmx run --dry-run` plans it."""
+
+    memory_limit: str | int | None = field(default=None, validator=_is_size)
+    """Most memory of the device: "8GiB", "512MiB" or a number of bytes; of a CPU, all that the process holds. Where the
+    plan takes more, a dry run names the first option to change, and a run refuses to start. Unset: not checked."""
+
+
 @frozen
 class PluginsOptions:
     """What must be installed."""
@@ -149,4 +185,5 @@ CORE_SECTIONS: dict[str, type] = {
     "eval": EvalOptions,
     "checkpoint": CheckpointOptions,
     "generate": GenerateOptions,
+    "plan": PlanOptions,
 }

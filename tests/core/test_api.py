@@ -130,7 +130,7 @@ class Alphabet:
     """A dataset of one's own."""
 
     def __iter__(self) -> Iterator[Document]:
-        yield Document("abc" * 6, "here")
+        yield Document("abc" * 60, "here")
 
     def fingerprint(self) -> str:
         return "abc"
@@ -460,6 +460,9 @@ def test_a_scheduler_that_holds_its_optimizer(make: Make) -> None:
     callback = lambda run, metrics: rates.append(metrics["lr"])  # noqa: E731
     make(model, optimizer=optimizer, scheduler=scheduler, callbacks=[callback]).train(steps=6)
     assert scheduler.last_epoch == 0
+    again = make(model, optimizer=optimizer, callbacks=[callback])  # the rates of that run are no peak of this one
+    again.train(steps=1)
+    assert rates.pop() == pytest.approx(0.1)
     expected = []
     other = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     again = lr_scheduler.SequentialLR(
@@ -518,6 +521,16 @@ def test_chats_and_records(make: Make) -> None:
     assert trainer.evaluate(CHATS)["tokens"] < trainer.evaluate()["tokens"]
 
 
+def test_preference_pairs(make: Make) -> None:
+    """An objective that counts pairs is trained and measured by them, and has no perplexity."""
+    data = [{"prompt": "Hi", "chosen": "Yes", "rejected": "No"}, {"prompt": "Ho", "chosen": "Ya", "rejected": "Nein"}]
+    trainer = make(data=data, loss="dpo", overrides={"data.sequence_length": 64})
+    trainer.train(steps=3)
+    found = trainer.evaluate()
+    assert found["loss"] < math.log(2)  # what a model that prefers neither has
+    assert (found["tokens"], found["perplexity"], found["bits_per_byte"]) == (2, None, None)
+
+
 def test_evaluating_other_data(make: Make, tmp_path: Path) -> None:
     """Texts, a path and a Dataset give the loss that a plain computation gives; the run's own numbers stay."""
     trainer = make()
@@ -536,6 +549,9 @@ def test_evaluating_other_data(make: Make, tmp_path: Path) -> None:
     assert found[0]["tokens"] == len(ids) - 1
     assert trainer.stats()["step"] == 2
     assert trainer.run.state.best_loss is None
+    assert trainer.run.module.training
+    brief = make(overrides={"eval.tokens": 1})  # bounds the run's own measurements, not of what is given
+    assert brief.evaluate(TEXTS)["tokens"] == trainer.evaluate()["tokens"] > brief.evaluate()["tokens"]
 
 
 def test_held_out_data_is_measured_where_there_is_some(make: Make, corpus: Path) -> None:

@@ -1,4 +1,4 @@
-"""Folders, adapters and rows that no run can begin with: one plain line each, the exit code of its kind, nothing left."""
+"""Folders, adapters and rows that no run can begin with: a plain line each, the exit code of its kind, nothing left."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import llmx_lora
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import llmx_lora
 from llmx.cli import main
 
 
@@ -110,7 +110,11 @@ CASES: list[Any] = [
     pytest.param(pickle, [], 1, r"pytorch_model\.bin is a pickle, which may run code: convert it", id="pickle"),
     pytest.param(other_family, [], 1, r"config\.json: model_type = 'mamba': ", id="family"),
     pytest.param(
-        untouched, ["--model", "tinyllm"], 2, r"model_type = 'qwen3': the model 'tinyllm' reads .*llama", id="other-model"
+        untouched,
+        ["--model", "tinyllm"],
+        2,
+        r"model_type = 'qwen3': the model 'tinyllm' reads .*llama",
+        id="other-model",
     ),
     pytest.param(code, [], 1, r"auto_map asks for code of the folder, which is never run", id="code"),
     pytest.param(untouched, [*LORA, "adapter.lora.rank=0"], 2, r"adapter\.lora\.rank.* must be >= 1", id="rank"),
@@ -122,7 +126,11 @@ CASES: list[Any] = [
         id="targets",
     ),
     pytest.param(
-        enlarge, [], 1, r"the tokenizer has 4\d\d ids, the model's embedding only 300: they do not belong", id="tokenizer"
+        enlarge,
+        [],
+        1,
+        r"the tokenizer has 4\d\d ids, the model's embedding only 300: they do not belong",
+        id="tokenizer",
     ),
     pytest.param(
         untouched,

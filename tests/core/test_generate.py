@@ -209,9 +209,7 @@ def test_weights_that_do_not_fit_are_named(char_run: Path, tmp_path: Path) -> No
     llmx.load(folder)  # a tied head stored twice is the same model
 
 
-def test_a_model_type_nobody_reads_is_named(
-    char_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_type_nobody_reads_is_named(char_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says what is known; where the bridge is, it says why it does not read one."""
     folder = spoiled(char_run, tmp_path)
     (folder / "llmx.json").unlink()
@@ -219,10 +217,8 @@ def test_a_model_type_nobody_reads_is_named(
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
     with pytest.raises(CheckpointError, match=r"model_type = 'mamba': keeps a recurrent state"):
         llmx.load(folder)
-    with monkeypatch.context() as without, pytest.raises(
-        CheckpointError, match=r"model_type = 'mamba': no plugin reads it \(known: .*llama"
-    ):
-        without.setenv("LLMX_DISABLE_PLUGINS", "transformers")
+    monkeypatch.setenv("LLMX_DISABLE_PLUGINS", "transformers")
+    with pytest.raises(CheckpointError, match=r"model_type = 'mamba': no plugin reads it \(known: .*llama"):
         llmx.load(folder)
     (folder / "config.json").write_text(json.dumps({**config, "attention_bias": True}))
     with pytest.raises(CheckpointError, match="cannot build a Llama with attention_bias = True"):

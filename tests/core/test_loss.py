@@ -106,7 +106,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
-        self.count += function is torch.ops.aten.mm.default and made.numel() > 0
+        self.count += function in (torch.ops.aten.mm.default, torch.ops.aten.mm.out) and made.numel() > 0
         if isinstance(made, Tensor):
             self.largest = max(self.largest, made.numel())
         return made

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import llmx
@@ -145,7 +146,10 @@ def test_where_a_model_with_a_host_embedding_computes() -> None:
     model.layers.to("meta")
     assert device_of(model).type == "meta"  # type: ignore[arg-type]
     model.embed.__dict__["forward"] = HostRows(model.embed.forward)
-    assert model.embed(torch.zeros(1, 3, dtype=torch.long)).device.type == "cpu"
+    with FakeTensorMode(), torch.no_grad():  # autograd would ask for the device
+        fake = nn.Embedding(50, 32)
+        rows = HostRows(fake.forward)(torch.zeros(1, 3, dtype=torch.long, device="cuda"))
+        assert (fake.weight.device.type, rows.device.type) == ("cpu", "cuda")
     copied = copy.deepcopy(model.embed)
     copied.weight.data.zero_()
     assert not copied(torch.ones(1, 1, dtype=torch.long)).any(), "a copy looks its own rows up"

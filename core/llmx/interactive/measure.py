@@ -21,19 +21,23 @@ if TYPE_CHECKING:
     from llmx.assembly import Run
 
 
+MOST = 700.0
+"""Loss from which on e to its power is in no float any more."""
+
+
 class Evaluation(TypedDict):
     """What an evaluation measured.
 
     Attributes:
         loss: mean over what the objective counts; nats per token where it is a cross-entropy.
-        perplexity: e to the power of the loss.
-        bits_per_byte: the loss in bits per byte of text; None where the objective counts something else than tokens.
+        perplexity: e to the power of the loss; None where the objective counts something else than tokens.
+        bits_per_byte: the loss in bits per byte of text; None in the same case.
         tokens: how much counted.
         data: "given", "held-out" or "training".
     """
 
     loss: float
-    perplexity: float
+    perplexity: float | None
     bits_per_byte: float | None
     tokens: int
     data: str
@@ -125,7 +129,7 @@ def evaluation_of(run: Run, data: Any = None) -> Evaluation:
     batches = rows.batches(run.sizes.micro_batch, recipe.eval.tokens or None)
     return Evaluation(
         loss=measured.loss,
-        perplexity=math.exp(measured.loss) if measured.loss < 700 else math.inf,  # above, no float holds it
+        perplexity=None if measured.bits_per_byte is None else math.exp(min(measured.loss, MOST)),
         bits_per_byte=measured.bits_per_byte,
         tokens=sum(count_of(run.objective, batch) for batch in batches),
         data=name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 from torch import nn
 
@@ -25,8 +25,7 @@ def count_weights(model: nn.Module) -> int:
     held = sum(parameter.numel() for parameter in model.parameters())
     linears = [each for each in model.modules() if hasattr(each, "in_features")]
     packed = [each for each in linears if not {"weight", "base_layer"} & {*each._parameters, *each._modules}]
-    sizes: list[tuple[Any, Any]] = [(each.in_features, each.out_features) for each in packed]
-    return held + sum(inputs * outputs for inputs, outputs in sizes)
+    return held + sum(cast(int, each.in_features) * cast(int, each.out_features) for each in packed)
 
 
 @contextmanager

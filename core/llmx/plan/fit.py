@@ -84,7 +84,7 @@ def _fewer(rows: int, of: int) -> list[int]:
 
 def _train(name: str, value: int | str) -> Change:
     def change(recipe: Recipe) -> Recipe:
-        return evolve(recipe, train=attrs.evolve(recipe.train, **{name: value}))
+        return evolve(recipe, train=attrs.evolve(recipe.train, **{name: value}))  # type: ignore[arg-type]  # by name
 
     return f"train.{name}={value}", change
 

@@ -36,9 +36,7 @@ class Pace:
     how: str
 
 
-def measure_pace(
-    recipe: Recipe, vocab_size: int, device: torch.device, precision: str, rows: int, length: int
-) -> Pace:
+def measure_pace(recipe: Recipe, vocab_size: int, device: torch.device, precision: str, rows: int, length: int) -> Pace:
     """Time a block's forward and backward pass at the run's shapes, or at fewer tokens where those are many.
 
     Args:
@@ -55,8 +53,8 @@ def measure_pace(
     rows = max(1, min(rows, most // length))
     length = min(length, most)
     recompute_blocks(model, recipe.train.checkpointing)
-    block, called = captured_block(recipe, model, device, precision, rows, length)
-    flops = _count(block, called, model, device, precision)
+    block, called = captured_block(model, device, precision, rows, length)
+    flops = _count(called, model, device, precision)
     seconds = _time(block, called, device, precision)
     how = f"a block's forward and backward of {rows} x {length} tokens took {1000 * seconds:.1f} ms on {device}"
     return Pace(flops / seconds, how)
@@ -66,18 +64,18 @@ def _pass(block: nn.Module, called: Captured, device: torch.device, precision: s
     args, kwargs = called
     with autocast(precision, device):
         result = block(*args, **kwargs)
-    loss = cast(Tensor, next(each for each in tree_leaves(result) if isinstance(each, Tensor))).sum()
+    loss = next(each for each in tree_leaves(result) if isinstance(each, Tensor)).sum()
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _count(block: nn.Module, called: Captured, model: Model, device: torch.device, precision: str) -> float:
-    """Return the operations of a pass; the block is that of the model whose tensors stand for others already."""
+def _count(called: Captured, model: Model, device: torch.device, precision: str) -> float:
+    """Return the operations of a pass of the first block, whose tensors stand for others already."""
     first = model.blocks()[0]
     mode = next(each.fake_mode for each in tensors_of(first))  # type: ignore[attr-defined]  # a FakeTensor has it
     assert isinstance(mode, FakeTensorMode)
     with mode, Tracker(()) as tracker:
         _pass(first, _with_gradient(called), device, precision)
-    return tracker.flops
+    return float(tracker.flops)
 
 
 def _with_gradient(called: Captured) -> Captured:
@@ -107,5 +105,3 @@ def _time(block: nn.Module, called: Captured, device: torch.device, precision: s
             torch.accelerator.synchronize(device)
         best = min(best, time.perf_counter() - began)
     return best
-
-

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Counts while it is entered. What a kernel takes within itself is not seen.
 
     Attributes:
@@ -22,7 +22,7 @@ class Tracker(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
         self.held = 0
         self.flops = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import attrs
@@ -153,7 +153,8 @@ def _compute(
             f"{names}: asks for the numbers in a tensor, which a plan does not have: {str(error).splitlines()[0]}"
         ) from error
     later = peaks[3:] or [0, 0, 0]
-    return Update(reference, kept, gradients, *peaks[:3], *later, flops[0], flops[1])
+    values = [reference, kept, gradients, *peaks[:3], *later, flops[0], flops[1]]
+    return Update(*map(float, values))
 
 
 def _watch_backward(model: Model, tracker: Tracker) -> tuple[list[int], list[int]]:
@@ -163,9 +164,12 @@ def _watch_backward(model: Model, tracker: Tracker) -> tuple[list[int], list[int
     before_first: list[int] = []
 
     def watch(block: nn.Module, places: list[int]) -> None:
+        def note(_: Tensor) -> None:
+            places.append(len(tracker.history))
+
         def seen(_: nn.Module, args: tuple[Any, ...]) -> None:
             if args and isinstance(args[0], Tensor) and args[0].requires_grad and torch.is_grad_enabled():
-                args[0].register_hook(lambda _: places.append(len(tracker.history)))
+                args[0].register_hook(note)  # type: ignore[no-untyped-call]
 
         block.register_forward_pre_hook(seen)
 
@@ -198,7 +202,7 @@ def a_batch(rows: int, length: int, device: torch.device) -> Batch:
 
 
 def captured_block(
-    recipe: Recipe, model: Model, device: torch.device, precision: str, rows: int, length: int
+    model: Model, device: torch.device, precision: str, rows: int, length: int
 ) -> tuple[nn.Module, Captured]:
     """Return the first block of a model on the meta device, and what it is called with, which has shapes alone."""
     block = model.blocks()[0]
@@ -251,12 +255,7 @@ def _named(block: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _list_of(model: Model) -> nn.ModuleList | None:
     blocks = list(model.blocks())
     lists = (each for each in cast(nn.Module, model).modules() if isinstance(each, nn.ModuleList))
-    same: Callable[[nn.ModuleList], bool] = lambda each: len(each) == len(blocks) and all(map(_is, each, blocks))  # noqa: E731
-    return next(filter(same, lists), None)
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
+    return next((each for each in lists if list(map(id, each)) == list(map(id, blocks))), None)
 
 
 def _shorten(model: Model, blocks: int) -> None:

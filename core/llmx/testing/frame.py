@@ -132,9 +132,7 @@ def parts_of(name: str, registry: Registry, options: GivenOptions = NONE_GIVEN) 
     return [_part(offer, given.get((offer.kind, offer.component.name), {})) for offer in offers]
 
 
-def _by_component(
-    name: str, offers: list[Offer], options: GivenOptions
-) -> dict[tuple[str, str], dict[str, Any]]:
+def _by_component(name: str, offers: list[Offer], options: GivenOptions) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the options by kind and name of the components that are checked.
 
     Raises:

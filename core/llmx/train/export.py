@@ -121,7 +121,8 @@ def _name_base(path: Path, base: Base | None) -> None:
     if base is None or not path.is_file():
         return
     name, revision = str(base.folder), None
-    if not Path(base.pretrained).is_absolute() and not base.pretrained.startswith(MODELSCOPE):  # PEFT fetches it as we do
+    fetched = not Path(base.pretrained).is_absolute()
+    if fetched and not base.pretrained.startswith(MODELSCOPE):  # PEFT fetches it as we do
         name, _, revision = base.pretrained.partition("@")
     config = pretrained.read_json(path) | {"base_model_name_or_path": name, "revision": revision}
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -118,10 +118,8 @@ def test_weights_of_a_step(stepped: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-def test_averaged_weights_are_those_of_the_end(corpus: Path, small: list[str], tmp_path: Path) -> None:
+def test_averaged_weights_are_those_of_the_end(small: list[str], tmp_path: Path) -> None:
     """A run with `ema` exports `model/`, the average, by default; a step gives the weights as they were trained."""
-    import llmx
-
     overrides = [*small, "train.steps=4", "callback.ema.decay=0.9"]
     run = llmx.run(overrides=overrides, tokenizer="char", callback=["ema"], logger=["jsonl"], out=tmp_path / "r")
     export(tmp_path / "r", tmp_path / "out")
