@@ -22,8 +22,9 @@ M, D, V = 300, 24, 61
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven positions to a chunk, so that there are many and the last is not full."""
+    """Seven positions to a chunk, three of them in fp32 at once, so that there are many and the last is not full."""
     monkeypatch.setattr(losses, "CHUNK_LOGITS", 7 * V)
+    monkeypatch.setattr(losses, "BLOCK_LOGITS", 3 * V)
     monkeypatch.setattr(losses, "LEAST_ROWS", 1)
 
 
