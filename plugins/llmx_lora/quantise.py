@@ -16,6 +16,7 @@ from llmx.nn.adapted import adapted_modules
 from llmx.nn.shapes import only_shape
 from llmx_lora import bnb
 from llmx_lora.linear import plain_linear
+from llmx_lora.pages import let_go
 from llmx_lora.product import FrozenProduct, product_dtype, step_dtype
 from llmx_lora.targets import hidden_linears, put
 
@@ -70,6 +71,7 @@ class Nf4Linear(PackedLinear):
         super().__init__(base, options.compute)
         self.block_size, self.double = options.block_size, options.double_quant
         packed = _sizes(base, options) if base.weight.is_meta else _pack(base, options, device)
+        let_go(base.weight)
         for name, value in packed.items():
             self.register_buffer(name, value)
 
@@ -138,6 +140,7 @@ class Int8Linear(PackedLinear):
             weight_OI = base.weight.detach().to(device)
             # the CUDA kernel takes fp16 alone
             packed, absmax_O, _ = bnb.int8_vectorwise_quant(weight_OI.half() if device.type == "cuda" else weight_OI)
+            let_go(base.weight)
         self.register_buffer("packed", packed)
         self.register_buffer("absmax", absmax_O)
 
