@@ -16,14 +16,18 @@ from attrs import frozen
 from llmx import pretrained
 from llmx.data.encode import Encoder, LossMask
 from llmx.data.prepare import cached_tokens, prepare, training_texts
-from llmx.data.split import Split
+from llmx.data.split import Split, split_over
 from llmx.data.store import read_manifest, verify
 from llmx.errors import CheckpointError
 from llmx.lock import read_lock
+from llmx.options import unstructure
 from llmx.progress import progress
 from llmx.protocols import Dataset, Template, Tokenizer
 from llmx.recipe import Part, Recipe
 from llmx.registry import Registry
+
+LOOKED_AT = 100
+"""Documents of a source that are looked at for chats: one file may hold both, and begin with either."""
 
 
 @frozen
@@ -65,7 +69,7 @@ def make_reading(recipe: Recipe) -> Reading:
         RecipeError: the tokenizer lacks special tokens of the template.
     """
     datasets = {source.label: source.part.build() for source in recipe.sources}
-    split = Split(recipe.data.held_out)
+    split = split_over(recipe.data.held_out, datasets.values())
     chats = any(map(holds_chats, datasets.values()))
     with progress("Reading the corpus for the tokenizer", "texts") as report:
         tokenizer = build_tokenizer(recipe, _told(_texts(datasets.values(), split), report), chats=chats)
@@ -102,8 +106,8 @@ def resumed_corpora(recipe: Recipe, registry: Registry, folder: Path) -> Corpora
         for each in found:
             verify(each)
     else:
-        split, encoder = Split(recipe.data.held_out), encoder_of(recipe, tokenizer, template)
         datasets = [source.part.build() for source in recipe.sources]
+        split, encoder = split_over(recipe.data.held_out, datasets), encoder_of(recipe, tokenizer, template)
         found = [prepare(each, split, encoder, lock["tokenizer_sha256"]) for each in datasets]
     if data_facts(found)["data_sha256"] != lock["data_sha256"]:
         raise CheckpointError(f"{folder}: the data changed since the run began, so it cannot go on; start a new run")
@@ -111,9 +115,8 @@ def resumed_corpora(recipe: Recipe, registry: Registry, folder: Path) -> Corpora
 
 
 def holds_chats(dataset: Dataset) -> bool:
-    """Return whether the first document of a dataset is a chat."""
-    first = next(iter(dataset), None)
-    return first is not None and bool(first.messages)
+    """Return whether one of the first documents of a dataset is a chat."""
+    return any(document.messages for document in itertools.islice(dataset, LOOKED_AT))
 
 
 def build_tokenizer(recipe: Recipe, texts: Iterable[str], *, chats: bool) -> Tokenizer:
@@ -134,7 +137,9 @@ def tokenizer_part(recipe: Recipe, *, chats: bool) -> Part:
 
 def encoder_of(recipe: Recipe, tokenizer: Tokenizer, template: Template | None) -> Encoder:
     """Return what makes tokens of a recipe's documents."""
-    return Encoder(tokenizer, template, LossMask(recipe.data.loss_on, recipe.data.loss_turns))
+    options = unstructure(recipe.template.options)
+    options.pop("path", None)  # what was read from there is saved
+    return Encoder(tokenizer, template, LossMask(recipe.data.loss_on, recipe.data.loss_turns), options)
 
 
 def _texts(datasets: Iterable[Dataset], split: Split) -> Iterator[str]:

@@ -11,8 +11,8 @@ from attrs import frozen
 
 from llmx.assembly import choose_sizes, sequence_length
 from llmx.corpora import make_reading
+from llmx.data.documents import texts_of
 from llmx.data.encode import Encoder
-from llmx.data.prepare import texts_of
 from llmx.data.split import Split
 from llmx.errors import DataError, PluginError
 from llmx.protocols import Dataset, Document

@@ -94,11 +94,11 @@ def test_a_name_of_another_kind_is_told() -> None:
 
 def test_the_dataset_is_chosen_by_the_path() -> None:
     """`data.path` alone picks the reader of its ending; an unknown ending says what to set."""
-    assert resolve({"data": {"path": "x/y.jsonl"}}).corpus == "jsonl"
-    assert resolve({"data": {"path": "x/*.parquet"}}).corpus == "parquet"
-    assert resolve({"data": {"path": "x/y", "name": "text"}}).corpus == "text"
-    assert resolve({"data": {"path": "x/y.jsonl.gz"}}).corpus == "jsonl"
-    assert resolve({"data": {"path": ["x/y.csv", "x/z.csv"]}}).corpus == "csv"
+    assert resolve({"data": {"path": "x/y.jsonl"}}).sources[0].part.name == "jsonl"
+    assert resolve({"data": {"path": "x/*.parquet"}}).sources[0].part.name == "parquet"
+    assert resolve({"data": {"path": "x/y", "name": "text"}}).sources[0].part.name == "text"
+    assert resolve({"data": {"path": "x/y.jsonl.gz"}}).sources[0].part.name == "jsonl"
+    assert resolve({"data": {"path": ["x/y.csv", "x/z.csv"]}}).sources[0].part.name == "csv"
 
 
 def test_several_sources_are_told_apart() -> None:
@@ -110,7 +110,7 @@ def test_several_sources_are_told_apart() -> None:
     assert found == [("a", 0.7, "text"), ("a-2", 1.0, "jsonl"), ("python-docs", 1.0, "python-docs")]
     assert recipe.data.held_out == 0.1
     assert Recipe.resolve([Layer("again", recipe.to_plain())]).to_plain() == recipe.to_plain()
-    assert Recipe.resolve([layer, Layer("flag", {"data": {"path": "c.csv"}})]).corpus == "csv"
+    assert Recipe.resolve([layer, Layer("flag", {"data": {"path": "c.csv"}})]).sources[0].part.name == "csv"
     assert Recipe.resolve([Layer("one", {"data": {"path": "c.csv"}}), layer]).corpus == "a+a-2+python-docs"
 
 
@@ -130,6 +130,20 @@ def test_wrong_sources_are_told(data: dict[str, object], message: str) -> None:
         Recipe.resolve([Layer("r.toml", {"data": data})])
     with pytest.raises(RecipeError, match=r"data\.path = 'x/y\.docx': no dataset is chosen .*set data\.name"):
         resolve({"data": {"path": "x/y.docx"}})
+
+
+def test_every_path_of_a_list_chooses_the_dataset() -> None:
+    """JSON is never read as plain text because a text stands before it; a folder goes with what the others are."""
+    mixed = ["a.txt", "b.md", "c.jsonl.gz"]
+    for data in ({"path": mixed}, {"sources": [{"path": mixed}]}):
+        with pytest.raises(
+            RecipeError, match=r"several datasets, text \(a\.txt\) and jsonl \(c\.jsonl\.gz\): .*data\.sources"
+        ):
+            resolve({"data": data})
+    with pytest.raises(RecipeError, match=r"ends in what jsonl reads, but data\.name = 'text'"):
+        resolve({"data": {"name": "text", "path": "a.txt"}}, {"data": {"path": mixed}})
+    assert resolve({"data": {"path": mixed, "name": "text"}}).sources[0].part.name == "text"
+    assert resolve({"data": {"path": ["folder", "c.jsonl", "d.ndjson"]}}).sources[0].part.name == "jsonl"
 
 
 def test_a_resolved_recipe_reads_back_equal() -> None:
@@ -187,6 +201,9 @@ def test_overrides_are_told_from_paths() -> None:
 def test_override_values_read_as_toml_or_else_as_text() -> None:
     """Numbers, lists and bools are typed; what is no TOML is a string."""
     values = [layer.values for layer in override_layers(["a.b=3e-4", "a.c=[1, 2]", "a.d=x/y.txt", "logger=a,b"])]
+    dates = ["template.date=2024-01-01", "a.time=12:30:00"]
+    found = [layer.values for layer in override_layers(dates)]
+    assert found == [{"template": {"date": "2024-01-01"}}, {"a": {"time": "12:30:00"}}]  # a shell took the quotes off
     assert values == [{"a": {"b": 3e-4}}, {"a": {"c": [1, 2]}}, {"a": {"d": "x/y.txt"}}, {"logger": ["a", "b"]}]
 
 
@@ -203,11 +220,11 @@ def test_the_datas_own_keys_outlive_its_reader() -> None:
     recipe = resolve(
         {"data": {"name": "jsonl", "path": "a.jsonl", "held_out": 0.5}}, {"data": {"name": "json", "path": "b"}}
     )
-    assert (recipe.data.held_out, recipe.corpus) == (0.5, "json")
+    assert (recipe.data.held_out, recipe.sources[0].part.name) == (0.5, "json")
     with pytest.raises(RecipeError, match=r"ends in what jsonl reads, but data\.name = 'text' \(layer 0\)"):
         resolve({"data": {"name": "text", "path": "a.txt"}}, {"data": {"path": "b.jsonl"}})
     forced = Recipe.resolve(override_layers(["data.path=a.txt", "data.name=jsonl"]))
-    assert forced.corpus == "jsonl"
+    assert forced.sources[0].part.name == "jsonl"
     assert tuple(each.name for each in fields(DataOptions)) == DATA_KEYS
 
 

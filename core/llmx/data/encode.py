@@ -21,11 +21,22 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised when the same document, template and tokenizer come to give other ids or marks."""
 _ASKED = (Message("user", "Who?"), Message("assistant", "Me."), Message("user", "You?"), Message("assistant", "Yes."))
+_CALLED = (
+    Message("user", "Sky?"),
+    Message("assistant", "Wait.", reasoning="Look.", tool_calls=({"name": "see", "arguments": {"at": [1, "b"]}},)),
+    Message("tool", "blue"),
+    Message("assistant", "Blue.", reasoning="So."),
+)
 _TOOL = {"type": "function", "function": {"name": "see", "parameters": {"type": "object", "properties": {}}}}
 PROBES: tuple[tuple[tuple[Message, ...], tuple[Mapping[str, Any], ...]], ...] = (
     (_ASKED, ()),
     ((Message("system", "Be kind."), *_ASKED), ()),
     ((Message("system", "Be kind."), *_ASKED), (_TOOL,)),
+    (_ASKED, (_TOOL,)),
+    ((*_ASKED[:3], Message("assistant", "Yes.", reasoning="So.")), ()),
+    (_CALLED, (_TOOL,)),
+    ((Message("system", "Be kind."), *_CALLED, *_ASKED), (_TOOL,)),
+    ((*_CALLED, Message("user", "You?", loss=True), _CALLED[1]), ()),
 )
 """Chats that show what a template's options change beside its text."""
 
@@ -75,12 +86,20 @@ class Encoder:
     Args:
         template: None where chats are not expected.
         mask: which turns are trained on.
+        options: those of the template that it does not write into a model folder, as JSON values.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: Template | None, mask: LossMask | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: Template | None,
+        mask: LossMask | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.mask = mask or LossMask()
+        self._options = dict(options or {})
         self._around = tokenizer.bos_id, tokenizer.eos_id
         self._speller: Speller | None = None
 
@@ -108,11 +127,17 @@ class Encoder:
         return [int(id_) for span in spans for id_ in span.ids(many)]
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides ids and marks besides the tokenizer, as JSON values."""
-        found = {"encoding": FORMAT, "template": None, "roles": list(self.mask.roles), "turns": self.mask.turns}
+        """Return what decides ids and marks besides the tokenizer's files, as JSON values."""
+        found = {
+            "encoding": FORMAT,
+            "tokenizer": _class_of(self.tokenizer),  # two may save the same file and read it otherwise
+            "template": None,
+            "roles": list(self.mask.roles),
+            "turns": self.mask.turns,
+        }
         if self.template is not None:
-            kind = type(self.template)
-            found["template"] = f"{kind.__module__}:{kind.__qualname__} {template_hash(self.template)}"
+            found["template"] = f"{_class_of(self.template)} {template_hash(self.template)}"
+            found["template_options"] = self._options
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,7 +170,10 @@ class Encoder:
     def _chat_parts(self, origin: str) -> tuple[Template, Speller]:
         """Return the template and what spells it, having seen that it fits the tokenizer."""
         if self.template is None:
-            raise RecipeError(f"{origin}: is a chat, and there is no template to write it with: name one")
+            raise RecipeError(
+                f"{origin}: is a chat, and there is no template to write it with, since plain text comes before it: "
+                "make texts and chats two sources (data.sources)"
+            )
         if self._speller is None:
             lacking = [token for token in self.template.specials if self.tokenizer.special_id(token) is None]
             if lacking:
@@ -193,6 +221,11 @@ def template_hash(template: Template) -> str:
             pieces = []
         digest.update(repr(pieces).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def _class_of(part: object) -> str:
+    kind = type(part)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _joined(parts: Iterable[NDArray[Any]], dtype: Any) -> NDArray[Any]:
