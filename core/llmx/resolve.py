@@ -213,7 +213,8 @@ class Resolver:
 
 def _label(table: Section, part: Part) -> str:
     """Return what a source is called where the recipe does not say: by its file, else by its dataset."""
-    return stem(table["path"].value) if "path" in table else part.offer.component.name
+    name = stem(table["path"].value) if "path" in table else "*"
+    return part.offer.component.name if any(each in name for each in "*?[") else name  # a pattern names no file
 
 
 def paths_of(path: Any) -> list[str]:

@@ -114,20 +114,20 @@ def test_a_run_reports_and_generates(llmx_cli: Cli, small: list[str], tmp_path: 
     done = llmx_cli("run", *arguments, "--tokenizer", "char", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "validation loss" in done.stdout
-    assert "The model is in runs/tinyllm-text/model" in done.stdout
-    assert "llmx generate runs/tinyllm-text" in done.stdout
+    assert "The model is in runs/tinyllm-topics/model" in done.stdout
+    assert "llmx generate runs/tinyllm-topics" in done.stdout
     again = llmx_cli("run", *arguments, "--tokenizer", "char", "--json", cwd=tmp_path)
-    assert json.loads(again.stdout)["folder"] == "runs/tinyllm-text-2"
+    assert json.loads(again.stdout)["folder"] == "runs/tinyllm-topics-2"
     assert "validation loss" in again.stderr
-    plain = llmx_cli("generate", "runs/tinyllm-text", "The ", "--seed", "3", cwd=tmp_path)
-    streamed = llmx_cli("generate", "runs/tinyllm-text", "The ", "--seed", "3", "--stream", cwd=tmp_path)
+    plain = llmx_cli("generate", "runs/tinyllm-topics", "The ", "--seed", "3", cwd=tmp_path)
+    streamed = llmx_cli("generate", "runs/tinyllm-topics", "The ", "--seed", "3", "--stream", cwd=tmp_path)
     assert plain.stdout == streamed.stdout
     assert plain.stdout.startswith("The ")
-    as_json = llmx_cli("generate", "runs/tinyllm-text", "The ", "--seed", "3", "--json", cwd=tmp_path)
+    as_json = llmx_cli("generate", "runs/tinyllm-topics", "The ", "--seed", "3", "--json", cwd=tmp_path)
     assert "The " + json.loads(as_json.stdout)["text"] + "\n" == plain.stdout
-    longer = llmx_cli("run", "runs/tinyllm-text", "--resume", "train.steps=14", cwd=tmp_path)
+    longer = llmx_cli("run", "runs/tinyllm-topics", "--resume", "train.steps=14", cwd=tmp_path)
     assert "Going on after step 12 of 14" in longer.stdout
-    assert "steps = 14" in (tmp_path / "runs/tinyllm-text/recipe.toml").read_text()
+    assert "steps = 14" in (tmp_path / "runs/tinyllm-topics/recipe.toml").read_text()
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
