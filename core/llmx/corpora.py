@@ -17,14 +17,18 @@ from llmx import pretrained
 from llmx.base import read_tokenizer
 from llmx.data.encode import Encoder, LossMask
 from llmx.data.prepare import cached_tokens, prepare, training_texts
-from llmx.data.split import Split
+from llmx.data.split import Split, split_over
 from llmx.data.store import read_manifest, verify
 from llmx.errors import CheckpointError, DataError
 from llmx.lock import read_lock
+from llmx.options import unstructure
 from llmx.progress import progress
 from llmx.protocols import Dataset, Document, Template, Tokenizer
 from llmx.recipe import Part, Recipe, Source
 from llmx.registry import Registry
+
+LOOKED_AT = 100
+"""Documents of a source that are looked at for chats: one file may hold both, and begin with either."""
 
 
 @frozen
@@ -66,7 +70,7 @@ def make_reading(recipe: Recipe) -> Reading:
         RecipeError: the tokenizer lacks special tokens of the template.
     """
     datasets = {source.label: build_dataset(recipe, source) for source in recipe.sources}
-    split = Split(recipe.data.held_out)
+    split = split_over(recipe.data.held_out, datasets.values())
     chats = any(map(holds_chats, datasets.values()))
     with progress("Reading the corpus for the tokenizer", "texts") as report:
         tokenizer = build_tokenizer(recipe, _told(_texts(datasets.values(), split), report), chats=chats)
@@ -103,8 +107,8 @@ def resumed_corpora(recipe: Recipe, registry: Registry, folder: Path) -> Corpora
         for each in found:
             verify(each)
     else:
-        split, encoder = Split(recipe.data.held_out), encoder_of(recipe, tokenizer, template)
         datasets = [build_dataset(recipe, source) for source in recipe.sources]
+        split, encoder = split_over(recipe.data.held_out, datasets), encoder_of(recipe, tokenizer, template)
         found = [prepare(each, split, encoder, lock["tokenizer_sha256"]) for each in datasets]
     if data_facts(found)["data_sha256"] != lock["data_sha256"]:
         raise CheckpointError(f"{folder}: the data changed since the run began, so it cannot go on; start a new run")
@@ -133,9 +137,8 @@ def build_dataset(recipe: Recipe, source: Source) -> Dataset:
 
 
 def holds_chats(dataset: Dataset) -> bool:
-    """Return whether the first document of a dataset is a chat."""
-    first = next(iter(dataset), None)
-    return first is not None and bool(first.messages)
+    """Return whether one of the first documents of a dataset is a chat."""
+    return any(document.messages for document in itertools.islice(dataset, LOOKED_AT))
 
 
 def build_tokenizer(recipe: Recipe, texts: Iterable[str], *, chats: bool) -> Tokenizer:
@@ -148,9 +151,10 @@ def build_tokenizer(recipe: Recipe, texts: Iterable[str], *, chats: bool) -> Tok
 
 
 def tokenizer_part(recipe: Recipe, *, chats: bool) -> Part:
-    """Return the recipe's tokenizer; one that is learned for chats has the special tokens of their template besides."""
+    """Return the recipe's tokenizer; one that is learned for chats, or beside a named template, has its special tokens."""
     part = recipe.tokenizer
-    if not (chats and hasattr(part.options, "special_tokens")):
+    named = "template.name" in recipe.origins  # for chats that a later run will train on
+    if not ((chats or named) and hasattr(part.options, "special_tokens")):
         return part
     specials = dict.fromkeys((*part.options.special_tokens, *recipe.template.build(None).specials))
     return attrs.evolve(part, options=attrs.evolve(part.options, special_tokens=tuple(specials)))
@@ -167,7 +171,9 @@ def encoder_of(recipe: Recipe, tokenizer: Tokenizer, template: Template | None) 
         name = recipe.objective.name
         raise DataError(f'objective "{name}": the data holds no chats; give some, or name the objective causal-lm')
     mask = LossMask(recipe.data.loss_on, recipe.data.loss_turns)
-    return Encoder(tokenizer, template, mask, pairs=getattr(objective, "pairs", False))
+    options = unstructure(recipe.template.options)
+    options.pop("path", None)  # what was read from there is saved
+    return Encoder(tokenizer, template, mask, options, pairs=getattr(objective, "pairs", False))
 
 
 def _texts(datasets: Iterable[Dataset], split: Split) -> Iterator[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, or of one's share of it, that has no room left."""
 
 
 def temporary_beside(path: Path) -> Path:
@@ -35,9 +39,12 @@ def fsync(path: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file in one step."""
     temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
-    temporary.write_text(text, encoding="utf-8")
-    fsync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        fsync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # where the disk is full
     fsync(path.parent)
 
 

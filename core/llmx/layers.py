@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import tomllib
@@ -273,8 +274,9 @@ def override_layers(arguments: Iterable[str]) -> list[Layer]:
 
 
 def scalar(text: str) -> Any:
-    """Return the TOML value that a text is, or the text itself."""
+    """Return the TOML value that a text is, or the text itself; a date is one too, for no option holds another."""
     try:
-        return tomllib.loads(f"x = {text}")["x"]
+        value = tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if isinstance(value, datetime.date | datetime.time) else value

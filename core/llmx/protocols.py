@@ -25,6 +25,9 @@ Schedule: TypeAlias = Callable[[int], float]
 IGNORE = -100
 """The label of a position that carries no loss (the field's convention)."""
 
+LOOKS_SPECIAL = r"<[^<>\s]{1,60}>|\[[^\[\]\s]{1,30}\]"
+"""What special tokens look like, as a regular expression; the tokenizer says whether one is (`special_id`)."""
+
 
 @frozen
 class Message:

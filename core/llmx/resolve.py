@@ -170,36 +170,46 @@ class Resolver:
                 found.append(Source(label if label not in taken else f"{label}-{number + 1}", facts.weight, part))
         return tuple(found)
 
-    def _reader(self, path: Leaf) -> Offer | None:
-        """Return the dataset that reads files with the ending of a path, or of the first of several."""
-        for suffix in endings(path.value):
-            offer = self.registry.handling("dataset", suffix)
-            if offer is not None:
-                return offer
-        return None
+    def _readers(self, path: Leaf) -> dict[str, Offer]:
+        """Return the datasets that read files with the endings of paths, each by its first path; folders have none."""
+        found: dict[str, Offer] = {}
+        for each in paths_of(path.value):
+            offers = (self.registry.handling("dataset", suffix) for suffix in endings(each))
+            offer = next(filter(None, offers), None)
+            if offer is not None and offer not in found.values():
+                found[each] = offer
+        return found
 
     def _check_reader(self, name: Leaf, path: Leaf) -> None:
         """Note a fault where a path given later than the dataset's name ends in what another dataset reads."""
-        reader = self._reader(path)
-        if reader is not None and str(name.value).rpartition(":")[2] != reader.component.name:
-            self.faults.append(
-                f"{path.origin}: data.path ends in what {reader.component.name} reads, but data.name = {name.value!r} "
-                f"({name.origin}): give data.name as well"
-            )
+        for reader in self._readers(path).values():
+            if str(name.value).rpartition(":")[2] != reader.component.name:
+                self.faults.append(
+                    f"{path.origin}: data.path ends in what {reader.component.name} reads, but data.name = "
+                    f"{name.value!r} ({name.origin}): give data.name as well"
+                )
+                return
 
     def _dataset_name(self, path: Any) -> str | None:
         if path is None:
             return DEFAULT_DATASET
-        text = str(path.value)
-        offer = self._reader(path)
-        if offer is None:
+        readers = self._readers(path)
+        if not readers:
             components = [offer.component for offer in self.registry.offers("dataset")]
-            readers = ", ".join(f"{suffix} ({each.name})" for each in components for suffix in each.handles)
+            known = ", ".join(f"{suffix} ({each.name})" for each in components for suffix in each.handles)
             self.faults.append(
-                f"{path.origin}: data.path = {text!r}: no dataset is chosen by this ending; "
-                f"set data.name (known endings: {readers})"
+                f"{path.origin}: data.path = {str(path.value)!r}: no dataset is chosen by this ending; "
+                f"set data.name (known endings: {known})"
             )
             return None
+        if len(readers) > 1:
+            which = " and ".join(f"{offer.component.name} ({each})" for each, offer in readers.items())
+            self.faults.append(
+                f"{path.origin}: data.path names files for several datasets, {which}: "
+                "give each its own table in data.sources, or set data.name to read all alike"
+            )
+            return None
+        (offer,) = readers.values()
         return offer.component.name if offer.plugin.distribution == "llmx" else offer.qualified
 
     def _part(self, kind: str, table: Section, path: str) -> Part | None:
@@ -268,18 +278,22 @@ def _label(table: Section, part: Part) -> str:
     return part.offer.component.name if any(each in name for each in "*?[") else name  # a pattern names no file
 
 
-def file_name(path: Any) -> str:
-    """Return the last part of a path or a URL, without a query; of the first of several."""
-    first = path[0] if isinstance(path, list) and path else path
-    return PurePath(str(first).partition("?")[0]).name
+def paths_of(path: Any) -> list[str]:
+    """Return the paths that are given: several, or one."""
+    return [str(each) for each in path] if isinstance(path, list | tuple) and path else [str(path)]
 
 
-def endings(path: Any) -> list[str]:
+def file_name(path: str) -> str:
+    """Return the last part of a path or a URL, without a query."""
+    return PurePath(path.partition("?")[0]).name
+
+
+def endings(path: str) -> list[str]:
     """Return the endings of a path, the longest first: `.jsonl.gz`, `.gz`."""
     suffixes = [suffix.lower() for suffix in PurePath(file_name(path)).suffixes]
     return ["".join(suffixes[at:]) for at in range(len(suffixes))]
 
 
 def stem(path: Any) -> str:
-    """Return what a source is called by its path: the name of the file without endings."""
-    return file_name(path).split(".")[0] or "source"
+    """Return what a source is called by its path, or the first of several: the name of the file without endings."""
+    return file_name(paths_of(path)[0]).split(".")[0] or "source"

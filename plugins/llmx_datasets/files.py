@@ -51,7 +51,7 @@ class FileDataset:
                     raise not_utf8(place) from error
 
     def fingerprint(self) -> str:
-        """Return a hash over the options and over the name, size and time of change of each file."""
+        """Return a hash over the options and over the place, size and times of change of each file."""
         return fingerprint([type(self).__name__, repr(self.options)], self.places)
 
 
@@ -70,15 +70,26 @@ def at_least_one(documents: Iterable[Document], limit: int | None, what: str) ->
 
 
 def fingerprint(facts: Iterable[str], files: Iterable[Place | Path]) -> str:
-    """Return a hash over some strings and over the name, size and time of change of each file."""
+    """Return a hash over some strings and over the place, size and times of change of each file."""
     digest = hashlib.blake2b(digest_size=16)
     for fact in facts:
         digest.update(fact.encode("utf-8", "surrogatepass") + b"\0")
     for file in files:
         place = local(file) if isinstance(file, Path) else file
         with plain_errors(place.name):
-            found = place.system.get_file_info(place.path)
-            if found.type == fs.FileType.NotFound:
-                raise FileNotFoundError(errno.ENOENT, "")
-        digest.update(f"{place.name}\0{found.size}\0{found.mtime_ns}\0".encode("utf-8", "surrogateescape"))
+            state = _state(place)
+        digest.update("\0".join(map(str, (place.name, *state, ""))).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _state(place: Place) -> tuple[object, ...]:
+    """Return what changes when a file does; a store tells no more than size and time."""
+    if place.local:
+        # `tar` and `touch` set the first time, so that two files may share name, size and time; none sets the second.
+        # The inode is left out: network file systems may number files anew each time they are mounted.
+        stat = Path(place.path).stat()
+        return Path(place.path).resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    found = place.system.get_file_info(place.path)
+    if found.type == fs.FileType.NotFound:
+        raise FileNotFoundError(errno.ENOENT, "")
+    return found.size, found.mtime_ns

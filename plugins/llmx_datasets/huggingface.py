@@ -53,7 +53,7 @@ class HuggingFaceDataset:
                 yield forms(without_nulls_inside(row), origin)
 
     def fingerprint(self) -> str:
-        """Return a hash over the options and the commit of the files, or size and time of change of local ones."""
+        """Return a hash over the options and the commit of the files, or the state of local ones."""
         found = self.builder.config.data_files or {}
         files = [name for names in found.values() for name in names]
         commits = [repr(names.origin_metadata) for names in found.values()]

@@ -14,7 +14,7 @@ from llmx_datasets import JSONL_SUFFIXES, JsonOptions, with_compressed
 from llmx_datasets.files import FileDataset
 from llmx_datasets.forms import Forms
 from llmx_datasets.places import Place
-from llmx_datasets.streams import chunks, lines, utf8_error
+from llmx_datasets.streams import chunks, lines
 
 
 class JsonlDataset(FileDataset):
@@ -36,7 +36,8 @@ def parse_line(line: bytes, where: str) -> Any:
     """Return the value of a line of JSON.
 
     Raises:
-        DataError: it is not UTF-8, or not JSON.
+        UnicodeDecodeError: it is not UTF-8.
+        DataError: it is not JSON.
     """
     if b"tool" not in line and b"function" not in line:  # there a long number would lose digits
         try:
@@ -45,10 +46,7 @@ def parse_line(line: bytes, where: str) -> Any:
             value = None  # it is stricter than Python, which also has the better words
         if type(value) is dict:
             return value
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise utf8_error(where, binary=b"\0" in line) from error
+    text = line.decode()
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -87,7 +87,7 @@ class ModelScopeDataset:
         return at_least_one(documents, self.options.limit, f"data.path = {self.options.path!r}: the files")
 
     def fingerprint(self) -> str:
-        """Return a hash over the options and the name, size and time of change of each file."""
+        """Return a hash over the options and the place, size and times of change of each file."""
         return fingerprint(
             [type(self).__name__, repr(self.options)], [place for reader in self.readers for place in reader.places]
         )

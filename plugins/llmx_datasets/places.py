@@ -53,7 +53,8 @@ def find_files(given: str | Sequence[str], suffixes: Sequence[str]) -> list[Plac
         with plain_errors(f"data.path = {shown(pattern)!r}"):
             files = _in_store(pattern, suffixes) if "://" in pattern else _on_disk(pattern, suffixes)
         for place in files:
-            found.setdefault(place.name, place)
+            name = os.path.abspath(place.path) if place.local else place.name  # noqa: PTH100  # links stay: they are names
+            found.setdefault(name, place)
     return list(found.values())
 
 

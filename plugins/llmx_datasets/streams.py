@@ -108,11 +108,7 @@ def not_utf8(place: Place) -> DataError:
             line += error.object[: error.start].count(b"\n")
             break
         line += chunk.count(b"\n")
-    return utf8_error(f"{place.name}:{line}", binary=binary)
-
-
-def utf8_error(where: str, *, binary: bool) -> DataError:
-    """Return the error for bytes that are not UTF-8."""
     if binary:
-        return DataError(f"{where}: binary data, not text in UTF-8; give the dataset that reads it, or take it out")
-    return DataError(f"{where}: not valid UTF-8; convert the file, as with iconv -t UTF-8")
+        return DataError(f"{place.name}:{line}: binary data, not text in UTF-8; "
+                         "give the dataset that reads it, or take it out")  # fmt: skip
+    return DataError(f"{place.name}:{line}: not valid UTF-8; convert the file, as with iconv -t UTF-8")

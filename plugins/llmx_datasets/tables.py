@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from llmx_datasets import ARROW_SUFFIXES, CSV_SUFFIXES, PARQUET_SUFFIXES, CsvOpt
 from llmx_datasets.files import FileDataset
 from llmx_datasets.forms import Forms, without_nulls
 from llmx_datasets.places import Place
-from llmx_datasets.streams import CHUNK, check_text, opened
+from llmx_datasets.streams import BOM, CHUNK, check_text, opened
 
 BATCH_ROWS = 256
 """Rows made into records at a time: rows may be books."""
@@ -151,8 +152,12 @@ class CsvDataset(TableDataset):
             strings_can_be_null=False,
             include_columns=_wanted(names, forms),
         )
-        with opened(place) as stream, csv.open_csv(stream, reading, parsing, converting) as reader:
-            yield from reader
+        with opened(place) as stream:
+            quotes = Quotes(stream, delimiter)
+            with csv.open_csv(quotes, reading, parsing, converting) as reader:
+                yield from reader
+        if quotes.open_line is not None:  # Arrow takes all that follows it for one cell
+            raise DataError(f"{place.name}:{quotes.open_line}: a quote is opened here and never closed; mend the file")
 
     def fault(self, error: Exception, where: str) -> DataError:
         """Return what to say of a file that is no CSV."""
@@ -162,3 +167,49 @@ class CsvDataset(TableDataset):
         if "straddling" in reason:
             reason = f"a row of more than {CSV_BLOCK:,} bytes, or a quote that is not closed"
         return DataError(f"{where}: no whole CSV file: {reason}; mend the file, or set data.delimiter")
+
+
+class Quotes:
+    """The bytes of a CSV file, of which is noted whether they end within quotes.
+
+    Quotes count as they do for Arrow: at the beginning of a cell alone, and in quotes two of them are one character.
+    """
+
+    closed = False
+
+    def __init__(self, stream: pa.NativeFile, delimiter: str) -> None:
+        self._stream = stream
+        self._opening = re.compile(rb'[\r\n%s]"' % re.escape(delimiter.encode()))
+        self._held, self._lines, self._from = b"\n", 0, 0  # the line end stands before the first cell
+        self._inside = False
+
+    @property
+    def open_line(self) -> int | None:
+        """Number of the line on which quotes begin that nothing closed, None where all are closed."""
+        return self._from if self._inside and self._held != b'"' else None
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        piece: bytes = self._stream.read(size)
+        text = self._held + (piece if self._lines else piece.removeprefix(BOM))
+        at, opened = 0, -1
+        self._held = b""
+        while True:
+            if not self._inside:
+                found = self._opening.search(text, at)
+                if found is None:
+                    self._held = text[-1:]  # a cell may begin behind it
+                    break
+                self._inside, at, opened = True, found.end(), found.end()
+            close = text.find(b'"', at)
+            if close in (-1, len(text) - 1):
+                self._held = text[close:] if close >= 0 else b""  # another may follow it
+                break
+            if text.startswith(b'"', close + 1):
+                at = close + 2
+            else:
+                self._inside, at = False, close + 1
+        if self._inside and opened >= 0:
+            self._from = self._lines + text.count(b"\n", 0, opened)
+        self._lines += text.count(b"\n", 0, len(text) - len(self._held))
+        return piece

@@ -10,7 +10,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from llmx.errors import DataError
-from llmx.protocols import Message, Piece, Tokenizer
+from llmx.protocols import LOOKS_SPECIAL, Message, Piece, Tokenizer
 from llmx_templates import JinjaOptions
 from llmx_templates.disguise import Disguise, texts_in
 from llmx_templates.meter import OverBudgetError
@@ -18,8 +18,7 @@ from llmx_templates.render import Renderer, as_plain
 from llmx_templates.source import read_source
 from llmx_templates.turns import check, save
 
-SPECIAL = re.compile(r"<[^<>\s]{1,60}>|\[[^\[\]\s]{1,30}\]")
-"""What special tokens look like; the tokenizer says whether one is."""
+SPECIAL = re.compile(LOOKS_SPECIAL)
 USUALLY_SPECIAL = re.compile(r"<\|.+\|>|<｜.+｜>|</?s>|<\w+_of_\w+>|\[/?INST\]")
 """What they look like where there is no tokenizer to ask."""
 TAG = re.compile(r"</?\w+>")

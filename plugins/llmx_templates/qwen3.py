@@ -25,6 +25,7 @@ UNASKED = "not (enable_thinking is defined and enable_thinking is true)"
 SPELLED = "        {%- if loop.index0 > ns.last_query_index %}\n"
 """A place in the published template where a turn's thoughts are known and not yet written."""
 FORGOTTEN = "        {%- set reasoning_content = '' %}\n"
+"""What is put there for a template that leaves thoughts out."""
 
 
 @frozen
@@ -120,9 +121,7 @@ class Qwen3Template:
         if not self.thinking:
             if text.count(ASKED) != 1 or text.count(SPELLED) != 1:
                 raise RecipeError(f"{HERE / 'qwen3.jinja'} was changed: install llmx again")
-            text = text.replace(ASKED, UNASKED).replace(
-                SPELLED, f"        {{%- set reasoning_content = '' %}}\n{SPELLED}"
-            )
+            text = text.replace(ASKED, UNASKED).replace(SPELLED, FORGOTTEN + SPELLED)
         save(folder, text)
 
 

@@ -24,7 +24,7 @@ BREAK = "\x1e\x1dllmx\x1d\x1e"
 GROUP = 1 << 18
 """Characters that are encoded as one: enough to make the cost of a call small, few enough to share among threads."""
 WORTH = 4_000_000
-"""Characters after which a tokenizer looks for the fast way, which takes about a second to set up."""
+"""Characters after which a tokenizer looks for the fast way, which takes one to four seconds to set up."""
 
 
 class Quick:

@@ -13,6 +13,7 @@ import random
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,28 @@ def prepare(corpus: object, tokenizer_json: Path, cache: Path) -> tuple[dict[str
     return facts, usage.ru_maxrss * 1024
 
 
+@pytest.fixture
+def few_cores() -> Iterator[None]:
+    """Hold this process and what it starts to as many cores as `map` gets processes, so that both have the same."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("cannot hold processes to some of the cores here")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:PROCESSES])
+    yield
+    os.sched_setaffinity(0, before)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("few_cores")
 @pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="needs pip install datasets")
 def test_prepare_is_twice_as_fast_as_map(
     tokenizer_json: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Median over rounds, in turn, of tokens a second from one corpus and one tokenizer.json to shards on the disk."""
+    """Median over rounds, in turn, of tokens a second from one corpus and one tokenizer.json to shards on the disk.
+
+    Both run on the same cores.
+    """
     corpus = write_corpus(tmp_path / "corpus.jsonl", 100_000_000)
     ratios = []
     for number in range(ROUNDS):

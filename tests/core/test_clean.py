@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmx.data.clean import CleanOptions, clean, raw, read, values
+from llmx.data.clean import CleanOptions, clean, raw, read, run, values
 from llmx.data.clean.near import MinHash, jaccard, shingles_of, units_of
 from llmx.data.clean.seen import KeyTable
 from llmx.data.clean.texts import clean_text
@@ -229,9 +230,12 @@ def test_texts_of_a_folder(tmp_path: Path) -> None:
     (folder / "b.txt").write_bytes(b"one of b\r\n\r\n\r\n\r\ntwo of b\n")
     (tmp_path / "books" / "a.md").write_text("all of a\n")
     (tmp_path / "books" / ".hidden.txt").write_text("not this\n")
-    tally = clean([str(tmp_path / "books")], tmp_path / "o.jsonl", CleanOptions(separator="\n\n", near=0.0))
+    given = [str(tmp_path / "books"), str(tmp_path / "books" / "deep" / ".." / "a.md")]
+    tally = clean(given, tmp_path / "o.jsonl", CleanOptions(separator="\n\n", near=0.0))
     assert [row["text"] for row in rows(tmp_path / "o.jsonl")] == ["all of a", "one of b", "two of b"]
-    assert [(row["line"], row["reason"]) for row in rows(tmp_path / "rejects.jsonl")] == [(3, "empty")]
+    assert [(row["line"], row["reason"]) for row in rows(tmp_path / "rejects.jsonl")] == [
+        (3, "empty")
+    ]  # and no duplicate
     assert tally.lengths.total == 24
 
 
@@ -339,6 +343,60 @@ def test_near_duplicates_are_those_of_brute_force(tmp_path: Path, script: str) -
     assert len(exact_only) == len(set(texts))
 
 
+ASK, SAY = (
+    "What is the weather like in the city of Oslo today?",
+    "It is cold, and it will rain from noon until the night.",
+)
+
+
+def chat(first: str, second: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": first, "content": ASK}, {"role": second, "content": SAY, **more}]}
+
+
+def calling(name: str, **given: Any) -> dict[str, Any]:
+    return chat("user", "assistant", tool_calls=[{**given, "function": {"name": name, "arguments": {"id": 1}}}])
+
+
+def sharegpt(first: str, second: str) -> dict[str, Any]:
+    return {"id": 7, "conversations": [{"from": first, "value": ASK}, {"from": second, "value": SAY}]}
+
+
+@pytest.mark.parametrize("near", [0.0, 0.8])
+@pytest.mark.parametrize(
+    ("one", "other", "double"),
+    [
+        (calling("look"), calling("go"), False),
+        (calling("look"), calling("look", type="function"), False),
+        (calling("look", id="call_1"), calling("look", id="call_2"), True),
+        (chat("user", "assistant"), chat("system", "user"), False),
+        (chat("user", "assistant"), {**chat("user", "assistant"), "tools": [{"name": "look"}]}, False),
+        (chat("user", "assistant"), {**chat("user", "assistant", tool_calls=[]), "source": "web"}, True),
+        (chat("user", "assistant"), sharegpt("human", "gpt"), True),
+        (chat("user", "assistant"), sharegpt("gpt", "human"), False),
+        ({"prompt": "?", "chosen": ASK, "rejected": SAY}, {"prompt": "?", "chosen": SAY, "rejected": ASK}, False),
+        ({"query": ASK, "response": SAY}, {"query": SAY, "response": ASK}, False),
+        ({"query": ASK, "response": SAY}, {"instruction": ASK, "input": "", "output": SAY + "\n"}, True),
+        ({"text": ASK}, {"content": f" {ASK}"}, True),
+    ],
+)
+def test_what_is_double_says_the_same(tmp_path: Path, one: Any, other: Any, double: bool, near: float) -> None:
+    """Equal words of other roles, calls, tools or sides are another record; other names of a field or a call are not.
+
+    A near duplicate must be near in each part, so that a short answer counts beside a long question.
+    """
+    kept, rejected = cleaned(tmp_path, "\n".join(map(json.dumps, (one, other))), near=near)
+    assert [row["reason"] for row in rejected] == ["duplicate"] * double
+    assert len(kept) == 2 - double
+    nearer = json.loads(json.dumps(one).replace("cold,", "cold and dark,").replace("today?", "this very day?"))
+    kept, rejected = cleaned(tmp_path, "\n".join(map(json.dumps, (one, nearer))), near=0.6 * bool(near))
+    assert len(kept) == 2 - bool(near)
+    other_answer = {"query": f"{ASK} {SAY} " * 9, "response": "yes"}
+    kept, _ = cleaned(
+        tmp_path, "\n".join(map(json.dumps, (other_answer, {**other_answer, "response": "no"}))), near=near
+    )
+    assert len(kept) == 2
+
+
 def test_minhash_estimates_the_share() -> None:
     """The chance that a key is common is the share of common shingles to the power of a key's hashes."""
     for common, size in ((90, 110), (60, 140)):
@@ -411,7 +469,7 @@ def test_a_kill_changes_no_byte(tmp_path: Path) -> None:
         before = time.time_ns()
         while child.poll() is None and not (state.exists() and state.stat().st_mtime_ns > before):
             time.sleep(0.001)
-        time.sleep(draw.random() * 0.2)
+        time.sleep(draw.random() * 0.2 * (1 + kills / 10))  # on a machine that is busy each life does less
         child.send_signal(signal.SIGKILL)
         last, _ = child.communicate()
         assert child.returncode in (0, -signal.SIGKILL)
@@ -455,6 +513,59 @@ def test_a_kill_between_the_last_steps(tmp_path: Path, renames: int, monkeypatch
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def half_done(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stop a clean after a commit, and return the folder of its work."""
+
+    def stop(records: int) -> None:
+        if records > 2:
+            raise KeyboardInterrupt
+
+    source.write_text("".join(json.dumps({"text": f"{n} a text {n}"}) + "\n" for n in range(5)))
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "COMMIT_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            clean([str(source)], out, CleanOptions(), report=stop)
+    return out.with_name("out.jsonl.cleaning")
+
+
+@pytest.mark.parametrize(
+    "state", ["", "{", "[]", "{}", "null", b"\xff", "no tally", "no size", "kept.jsonl", "keys.bin"]
+)
+def test_a_damaged_clean_is_told(tmp_path: Path, state: str | bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a crash of the machine may leave is one line that says what to delete, and then it starts again."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    work = half_done(source, out, monkeypatch)
+    found = json.loads((work / "state.json").read_text())
+    if state in ("kept.jsonl", "keys.bin"):
+        os.truncate(work / str(state), 3)
+    elif state in ("no tally", "no size"):
+        broken = {**found, "tally": {}} if state == "no tally" else {**found, "sizes": [1]}
+        (work / "state.json").write_text(json.dumps(broken))
+    else:
+        (work / "state.json").write_bytes(state if isinstance(state, bytes) else state.encode())
+    with pytest.raises(RecipeError, match=r"out\.jsonl\.cleaning: the unfinished clean .* is damaged: delete it"):
+        clean([str(source)], out, CleanOptions())
+    shutil.rmtree(work)
+    assert clean([str(source)], out, CleanOptions()).kept == 5
+
+
+def test_a_full_disk_costs_nothing(tmp_path: Path) -> None:
+    """It is one line with the place and what to do, and the same command goes on when there is room."""
+    resource = pytest.importorskip("resource")
+    source = tmp_path / "in.jsonl"
+    draw = random.Random(3)
+    source.write_text("".join(json.dumps({"text": str(draw.random()) * 20}) + "\n" for _ in range(500)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # the error is EFBIG, which counts as a full disk
+    try:
+        with pytest.raises(LlmxError, match=r"out\.jsonl\.cleaning: File too large: free space .* same command again"):
+            clean([str(source)], tmp_path / "out.jsonl", CleanOptions())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert clean([str(source)], tmp_path / "out.jsonl", CleanOptions()).kept == 500
+    assert (tmp_path / "out.jsonl").read_bytes() == source.read_bytes()
+
+
 def test_what_is_not_its_own_stays(tmp_path: Path) -> None:
     """A file or a folder that stands where it would write, an input, other options: it says so and touches nothing."""
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
@@ -479,8 +590,6 @@ def test_what_is_not_its_own_stays(tmp_path: Path) -> None:
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
-
-    from llmx.data.clean import run
 
     before, run.COMMIT_S = run.COMMIT_S, 0.0
     try:

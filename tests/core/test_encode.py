@@ -42,10 +42,10 @@ def template_of(name: str, tokenizer: ChatTokenizer | None = None, folder: Path 
     return made
 
 
-def encoder_of(name: str, folder: Path | None = None, **mask: Any) -> Encoder:
+def encoder_of(name: str, folder: Path | None = None, *, apart: bool = True, **mask: Any) -> Encoder:
     """Return an encoder of a template with a tokenizer that has its special tokens."""
     specials = template_of("chatml" if name == "jinja" else name).specials
-    tokenizer = ChatTokenizer(specials)
+    tokenizer = ChatTokenizer(specials) if apart else llama2_like(*specials)
     return Encoder(tokenizer, template_of(name, tokenizer, folder), LossMask(**mask))
 
 
@@ -133,18 +133,19 @@ def test_a_token_over_the_cut_is_not_made() -> None:
         ({}, {1: True, 2: False, 4: False}, "a<|im_end|>"),
     ],
 )  # fmt: skip
+@pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])
 @pytest.mark.parametrize("name", ["chatml", "jinja"])
 def test_the_mask_chooses_turns(
-    name: str, mask: dict[str, Any], flags: dict[int, bool], wanted: str, tmp_path: Path
+    name: str, apart: bool, mask: dict[str, Any], flags: dict[int, bool], wanted: str, tmp_path: Path
 ) -> None:
     """By role, by turn, and before either by a message's own flag; the ids are the same whatever is chosen."""
-    encoder = encoder_of(name, tmp_path, **mask)
+    encoder = encoder_of(name, tmp_path, apart=apart, **mask)
     turns = [("system", "s"), ("user", "a"), ("assistant", "b."), ("user", "c"), ("assistant", "d.")]
     messages = [Message(*each, loss=flags.get(number)) for number, each in enumerate(turns)]
     encoded = encode(encoder, *messages)
     assert trained_text(encoder, encoded) == wanted
     assert encoded.text_bytes == len(wanted.replace("<|im_end|>", "").encode())
-    assert encoded.ids.tolist() == encode(encoder_of("chatml"), *messages).ids.tolist()
+    assert encoded.ids.tolist() == encode(encoder_of("chatml", apart=apart), *messages).ids.tolist()
 
 
 def test_turns_that_are_lost_are_counted() -> None:
@@ -337,6 +338,31 @@ def test_the_identity_knows_all_that_decides(tmp_path: Path) -> None:
     assert len({str(each) for each in made.values()}) == len(made)
     assert made["jinja"] == encoder_of("jinja", tmp_path / "b").identity()
     assert encoder_of("chatml").identity() == made["chatml"]
+
+
+def test_what_only_some_chats_show_is_in_the_identity(tmp_path: Path) -> None:
+    """A date that is written beside thoughts, calls, answers of tools or offers of them alone changes it as well."""
+    offer = REGISTRY.find("template", "llmx:jinja")
+    path = tmp_path / "chat_template.jinja"
+    for where in ("m.reasoning_content", "m.tool_calls", "m.role == 'tool'", "tools and messages[0].role == 'user'"):
+        path.write_text(
+            f"{{% for m in messages %}}{{% if {where} %}}{{{{ strftime_now('%d') }}}}{{% endif %}}"
+            "<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+        )
+        made = [offer.component.options(path=str(path), date=f"2025-01-0{day}") for day in (1, 2)]
+        first, second = (
+            Encoder(ChatTokenizer(), Part("jinja", offer, each).build(ChatTokenizer())).identity() for each in made
+        )
+        assert first != second, where
+
+
+def test_two_tokenizers_that_save_the_same_are_two() -> None:
+    """One file may be read in more ways than one, so the class is part of the identity."""
+
+    class Other(ChatTokenizer):
+        pass
+
+    assert Encoder(ChatTokenizer(), None).identity() != Encoder(Other(), None).identity()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -184,16 +184,37 @@ def test_scripts_are_those_of_the_names_of_characters() -> None:
         "Arabic": 1,
         "other": 1,
     }
-    prefixes = {"Latin": "LATIN", "Chinese": "CJK", "Hangul": "HANGUL", "Cyrillic": "CYRILLIC", "Greek": "GREEK"}
-    wrong = 0
-    for name, prefix in prefixes.items():
-        for point in range(0x80, 0x3FFFF, 7):
-            character = chr(point)
-            named = unicodedata.name(character, "").startswith(prefix)
-            if named and character.isalpha() and "WIDTH" not in unicodedata.name(character):
-                wrong += count_scripts(character) != {name: 1} and point < 0xD7A4
-    assert wrong < 200  # rarer blocks count as others
     assert set(count_scripts("".join(map(chr, range(0x20, 0x3000))))) <= set(NAMES)
+
+
+SCRIPTS = {
+    "CJK": "Chinese",
+    **{each.upper(): each for each in ("Latin", "Hangul", "Cyrillic", "Greek", "Arabic", "Hebrew", "Thai")},
+    **dict.fromkeys(("HIRAGANA", "KATAKANA"), "Kana"),
+    **dict.fromkeys(("DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU"), "Indic"),
+    **dict.fromkeys(("KANNADA", "MALAYALAM", "SINHALA"), "Indic"),
+}
+"""The script of a letter by the first word of its name, half or full width aside."""
+EVERYDAY = (
+    *[(0x41, 0x24F), (0x370, 0x3FF), (0x400, 0x52F), (0x5D0, 0x5EA), (0x620, 0x6FF), (0x900, 0xDFF), (0xE00, 0xE7F)],
+    *[(0x1E00, 0x1EFF), (0x3041, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xFF21, 0xFF9F)],
+    (0x20000, 0x2FFFF),
+)
+"""Blocks of which no letter may be missed."""
+
+
+def test_no_letter_is_of_another_script() -> None:
+    """Each letter there is counts for the script that its name says; only in rare blocks it may be one of others."""
+    letters: dict[str, list[str]] = {}
+    for character in filter(str.isalpha, map(chr, range(0x32400))):
+        words = re.split("[ -]", re.sub("^(FULL|HALF)WIDTH ", "", unicodedata.name(character, "NONE")))
+        letters.setdefault(words[0], []).append(character)
+    assert letters.keys() > SCRIPTS.keys()
+    for word, found in letters.items():
+        script = SCRIPTS.get(word, "other")
+        assert count_scripts("".join(found)).keys() <= {script, "other"}, word
+        everyday = [each for each in found if any(low <= ord(each) <= high for low, high in EVERYDAY)]
+        assert set(count_scripts("".join(everyday))) <= {script}, word
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

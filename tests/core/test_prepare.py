@@ -26,8 +26,8 @@ from llmx.data.encode import Encoder, LossMask
 from llmx.data.prepare import Prepared, prepared
 from llmx.data.split import Split
 from llmx.data.store import TokenStore, file_sha256
-from llmx.errors import MissingPackageError
-from llmx.protocols import Document
+from llmx.errors import MissingPackageError, RecipeError
+from llmx.protocols import Document, Message
 from llmx.recipe import Recipe
 from llmx_tokenizers import CharOptions
 from llmx_tokenizers.char import CharTokenizer
@@ -166,6 +166,25 @@ def test_a_tokenizer_that_cannot_be_sent_stays_here(capsys: pytest.CaptureFixtur
     folder = prepare.prepare(Words(texts(50)), Split(0), plain(Bytes()), "hash", workers=2)
     assert TokenStore(folder, "train").documents == 50
     assert "encoding in one process" in capsys.readouterr().err
+
+
+class Nested(CharTokenizer):
+    """Its files lie in a folder of its folder."""
+
+    def save(self, folder: Path) -> None:
+        (folder / "a" / "b").mkdir(parents=True)
+        super().save(folder / "a" / "b")
+
+    @classmethod
+    def load(cls, folder: Path) -> CharTokenizer:
+        return CharTokenizer.load(folder / "a" / "b")
+
+
+def test_a_tokenizer_is_sent_with_its_folders() -> None:
+    """What it saves below its folder is there in the other process too."""
+    given = [Document("a text", "x")]
+    encoder = plain(Nested.build(CharOptions(), ["a text"]))
+    assert workers.Parcel.pack(encoder).unpack()(given)[0].ids.tolist() == encoder(given)[0].ids.tolist()
 
 
 @pytest.mark.usefixtures("cache", "tiny")
@@ -343,20 +362,43 @@ def test_two_processes_make_one_store(corpus: Path, tmp_path: Path) -> None:
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("tiny")
-def test_a_failed_preparation_leaves_nothing(cache: Path) -> None:
-    """A corpus without text, or with a fault far in, is an error, and no folder is half written."""
+class Broken(Words):
+    """A dataset that fails at its end, as one does whose network goes away; `ends` says whether it does."""
 
-    class Faulty(Words):
-        def __iter__(self) -> Iterator[Document]:
-            yield from super().__iter__()
-            raise DataError("line 300: broken")
+    ends = True
 
+    def __iter__(self) -> Iterator[Document]:
+        yield from super().__iter__()
+        if self.ends:
+            raise DataError("row 300: timed out")
+
+
+def test_a_failed_preparation_leaves_no_half(cache: Path) -> None:
+    """A corpus without text, with a fault before the first shard, or of chats without a template leaves no folder."""
     with pytest.raises(DataError, match="no text to train on"):
         prepare.prepare(Words([" "]), Split(0), plain(Bytes()), "hash")
-    with pytest.raises(DataError, match="line 300: broken"):
-        prepare.prepare(Faulty(texts(300)), Split(0), plain(Bytes()), "hash")
+    with pytest.raises(DataError, match="row 300: timed out"):
+        prepare.prepare(Broken(texts(30)), Split(0), plain(Bytes()), "hash")
+    with pytest.raises(RecipeError, match=r"is a chat, .* make texts and chats two sources \(data\.sources\)"):
+        prepare.prepare(Words([Document("", "x", (Message("user", "a"),))]), Split(0), plain(Bytes()), "hash")
     assert [path.name for path in cache.iterdir()] == [".locks"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_corpus_that_cannot_be_read_to_its_end_costs_no_whole_shard(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network that fails at the last row does not undo the first ones: the next try goes on from there."""
+    dataset, encoder = Broken(texts(300)), plain(Bytes())
+    with pytest.raises(DataError, match="row 300: timed out"):
+        prepare.prepare(dataset, Split(0.1), encoder, "hash")
+    (part,) = cache.glob(".part-*")
+    assert len(shards(part)) > 5
+    dataset.ends = False
+    done = prepared(dataset, Split(0.1), encoder, "hash")
+    assert done.resumed_documents > 200
+    monkeypatch.setenv("LLMX_CACHE", str(tmp_path / "other"))
+    assert shards(done.folder) == shards(prepare.prepare(dataset, Split(0.1), encoder, "hash"))
 
 
 def test_a_full_disk_is_one_line_and_costs_no_whole_shard(corpus: Path, tmp_path: Path) -> None:
@@ -407,6 +449,34 @@ def test_what_nobody_works_on_is_deleted_after_a_week(cache: Path) -> None:
         prepare.prepare(Words(["a text"]), Split(0), plain(Bytes()), "hash")
     left = {path.name for path in cache.iterdir() if path.name.startswith((".part", ".tmp"))}
     assert left == {".part-held", ".part-young"}
+
+
+def test_what_another_process_finishes_is_left_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that vanishes while it is looked at is passed over; one that is worked on again before the lock stays."""
+    old = time.time() - journal.ABANDONED_S - 60
+    for name in ("gone", "taken"):
+        (cache / f".part-{name}").mkdir(parents=True)
+        os.utime(cache / f".part-{name}", (old, old))
+    real = journal._lock_path
+
+    def lock_path(folder: Path) -> Path:
+        if folder.name == ".part-taken":
+            (folder / journal.JOURNAL).write_text("{}")
+        return real(folder)
+
+    monkeypatch.setattr(journal, "_lock_path", lock_path)
+    (cache / ".locks").mkdir()
+    glob = Path.glob
+
+    def vanishing(folder: Path, pattern: str) -> Iterator[Path]:
+        for path in glob(folder, pattern):
+            if path.name == ".part-gone":
+                path.rmdir()
+            yield path
+
+    monkeypatch.setattr(Path, "glob", vanishing)
+    journal.clean_abandoned(cache)
+    assert [path.name for path in glob(cache, ".part-*")] == [".part-taken"]
 
 
 # --- ray, the command, progress -------------------------------------------------------------------------------------

@@ -138,6 +138,20 @@ def test_wrong_sources_are_told(data: dict[str, object], message: str) -> None:
         resolve({"data": {"path": "x/y.docx"}})
 
 
+def test_every_path_of_a_list_chooses_the_dataset() -> None:
+    """JSON is never read as plain text because a text stands before it; a folder goes with what the others are."""
+    mixed = ["a.txt", "b.md", "c.jsonl.gz"]
+    for data in ({"path": mixed}, {"sources": [{"path": mixed}]}):
+        with pytest.raises(
+            RecipeError, match=r"several datasets, text \(a\.txt\) and jsonl \(c\.jsonl\.gz\): .*data\.sources"
+        ):
+            resolve({"data": data})
+    with pytest.raises(RecipeError, match=r"ends in what jsonl reads, but data\.name = 'text'"):
+        resolve({"data": {"name": "text", "path": "a.txt"}}, {"data": {"path": mixed}})
+    assert resolve({"data": {"path": mixed, "name": "text"}}).sources[0].part.name == "text"
+    assert resolve({"data": {"path": ["folder", "c.jsonl", "d.ndjson"]}}).sources[0].part.name == "jsonl"
+
+
 def test_a_resolved_recipe_reads_back_equal() -> None:
     """The recipe.toml of a run is the whole recipe."""
     recipe = resolve(
@@ -193,6 +207,9 @@ def test_overrides_are_told_from_paths() -> None:
 def test_override_values_read_as_toml_or_else_as_text() -> None:
     """Numbers, lists and bools are typed; what is no TOML is a string."""
     values = [layer.values for layer in override_layers(["a.b=3e-4", "a.c=[1, 2]", "a.d=x/y.txt", "logger=a,b"])]
+    dates = ["template.date=2024-01-01", "a.time=12:30:00"]
+    found = [layer.values for layer in override_layers(dates)]
+    assert found == [{"template": {"date": "2024-01-01"}}, {"a": {"time": "12:30:00"}}]  # a shell took the quotes off
     assert values == [{"a": {"b": 3e-4}}, {"a": {"c": [1, 2]}}, {"a": {"d": "x/y.txt"}}, {"logger": ["a", "b"]}]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmx.data import split
-from llmx.data.split import Split
+from llmx.data.split import Split, fraction, split_over
 from llmx.protocols import Document, Message
 
 
@@ -107,6 +111,84 @@ def test_only_as_many_documents_are_held_as_are_needed() -> None:
 
     next(Split(0.05)(stream()))
     assert 20 <= taken < 100  # 200 would be taken before the smallest hash of all is held out
+
+
+def large(count: int, taken: list[int], chars: int = 1_000_000) -> Iterator[Document]:
+    """Documents that exist only while they are dealt."""
+    for number in range(count):
+        taken.append(number)
+        yield Document(f"{number} " * (chars // len(f"{number} ")), f"{number}")
+
+
+def test_large_documents_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small share the first 1,000 would be taken; of a megabyte each they are 12 MB here and then no more."""
+    monkeypatch.setattr(split, "HELD_CHARS", 12_000_000)
+    taken: list[int] = []
+    tracemalloc.start()
+    dealt = Split(0.001)(large(60, taken))
+    next(dealt)
+    assert 12 <= len(taken) <= 14
+    names = [name for name, _ in dealt]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(taken) == 60
+    assert names.count("val") >= 12  # the ends of those that were looked at
+    assert peak < 12_000_000 + 4_000_000
+
+
+def test_large_documents_that_were_dealt_are_let_go() -> None:
+    """What was looked at is not held while the rest is dealt."""
+    tracemalloc.start()
+    dealt = Split(0.05)(large(200, [], 100_000))
+    for number, _ in enumerate(dealt):
+        if number == 150:
+            tracemalloc.reset_peak()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_copies_do_not_make_a_corpus_large() -> None:
+    """200 equal texts are one, whose end is held out; equal chats are trained on; what differs goes by its hash."""
+    dealt = list(Split(0.05)([Document("a word " * 100, "a")] * 200))
+    assert [name for name, _ in dealt] == ["train", "val"] * 200
+    assert [name for name, _ in Split(0.05)(chats(1) * 300)] == ["train"] * 300
+    after = list(Split(0.05)([Document("a word " * 100, "a")] * 200 + documents(100)))[400:]
+    assert [name for name, _ in after] == ["val" if fraction(each) <= 0.05 else "train" for each in documents(100)]
+
+
+def parts(held_out: float, sources: list[list[Document]]) -> dict[str, set[tuple[str, object]]]:
+    """What is dealt to each side, of all sources together."""
+    both = split_over(held_out, sources)
+    dealt = [each for source in sources for each in both(source)]
+    return {side: {(d.text, d.messages) for name, d in dealt if name == side} for side in ("train", "val")}
+
+
+def test_what_one_source_holds_out_no_other_trains_on() -> None:
+    """The chat, or the end of the text, that a small source holds out is held out in a large one too."""
+    texts, lowest = documents(2, 200), min(chats(3), key=fraction)
+    for sources in ([chats(3), texts, chats(500) + texts], [chats(500) + texts, texts, chats(3)]):
+        found = parts(0.05, sources)
+        assert not found["train"] & found["val"]
+        assert ("", lowest.messages) in found["val"]
+        assert not found["train"] & {(text.text, ()) for text in texts}
+        assert len([text for text, _ in found["val"] if text]) == 2
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=60), min_size=2, max_size=4),
+    st.floats(0.02, 0.5),
+    st.sampled_from([documents, chats]),
+)
+@settings(max_examples=60, deadline=None)
+def test_sources_deal_alike(numbers: list[list[int]], held_out: float, make) -> None:  # type: ignore[no-untyped-def]
+    """Whatever sources share: nothing is on both sides, each has something to train on, and their order is free."""
+    known = make(41)
+    sources = [[known[number] for number in each] for each in numbers]
+    found, both = parts(held_out, sources), split_over(held_out, sources)
+    assert not found["train"] & found["val"]
+    assert all("train" in {name for name, _ in both(source)} for source in sources)
+    assert both == split_over(held_out, sources[::-1])
 
 
 def test_no_share_holds_out_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmx import DataError
+from llmx import DataError, files
 from llmx.data import store
 from llmx.data.store import ShardWriter, TokenStore
 
@@ -164,6 +165,48 @@ def test_what_was_verified_may_be_lost_or_damaged(tmp_path: Path, monkeypatch: p
     (tmp_path / store.VERIFIED).write_text("{")
     with pytest.raises(DataError, match="missing or altered"):
         store.verify(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_what_was_verified_need_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """A disk that takes nothing more costs the shortcut alone, and nothing half written stays."""
+    write_store(tmp_path, [[1, 2, 3]])
+    before = {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setattr(store, "SETTLED_S", -60.0)
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOSPC if how == "full" else errno.EROFS, "no", str(path))
+
+    monkeypatch.setattr(files, "fsync", refuse)
+    store.verify(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    alter(tmp_path / "train-00000.arrow")
+    with pytest.raises(DataError, match="missing or altered"):
+        store.verify(tmp_path)
+
+
+DAMAGED = ["[]", "3", "{}", '{"format": 2}', '{"format": 2, "splits": []}', '{"format": 2, "splits": {"train": {}}}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_manifest_is_one_line(tmp_path: Path, text: str) -> None:
+    """JSON that is no manifest, or half of one, names the file and what to do."""
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=r"manifest\.json: is damaged .*; delete the folder and prepare again"):
+        store.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokens", "masked", "shards"])
+def test_a_manifest_that_lacks_a_fact_is_damaged(tmp_path: Path, name: str) -> None:
+    """All that a store is opened with must be there, of every split and shard."""
+    write_store(tmp_path, [[1, 2, 3]])
+    path = tmp_path / "manifest.json"
+    whole = json.loads(path.read_text())
+    assert store.read_manifest(tmp_path) == whole
+    del whole["splits"]["val"][name]
+    path.write_text(json.dumps(whole))
+    with pytest.raises(DataError, match="is damaged"):
+        store.read_manifest(tmp_path)
 
 
 def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:

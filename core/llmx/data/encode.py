@@ -21,11 +21,22 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised when the same document, template and tokenizer come to give other ids or marks."""
 _ASKED = (Message("user", "Who?"), Message("assistant", "Me."), Message("user", "You?"), Message("assistant", "Yes."))
+_CALLED = (
+    Message("user", "Sky?"),
+    Message("assistant", "Wait.", reasoning="Look.", tool_calls=({"name": "see", "arguments": {"at": [1, "b"]}},)),
+    Message("tool", "blue"),
+    Message("assistant", "Blue.", reasoning="So."),
+)
 _TOOL = {"type": "function", "function": {"name": "see", "parameters": {"type": "object", "properties": {}}}}
 PROBES: tuple[tuple[tuple[Message, ...], tuple[Mapping[str, Any], ...]], ...] = (
     (_ASKED, ()),
     ((Message("system", "Be kind."), *_ASKED), ()),
     ((Message("system", "Be kind."), *_ASKED), (_TOOL,)),
+    (_ASKED, (_TOOL,)),
+    ((*_ASKED[:3], Message("assistant", "Yes.", reasoning="So.")), ()),
+    (_CALLED, (_TOOL,)),
+    ((Message("system", "Be kind."), *_CALLED, *_ASKED), (_TOOL,)),
+    ((*_CALLED, Message("user", "You?", loss=True), _CALLED[1]), ()),
 )
 """Chats that show what a template's options change beside its text."""
 
@@ -78,17 +89,25 @@ class Encoder:
     Args:
         template: None where chats are not expected.
         mask: which turns are trained on.
+        options: those of the template that it does not write into a model folder, as JSON values.
         pairs: documents are preference pairs, each the two chats of its one prompt; only what follows the prompt is
             trained on. A document that is none becomes a pair with nothing to predict, which rows leave out and count.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, template: Template | None, mask: LossMask | None = None, *, pairs: bool = False
+        self,
+        tokenizer: Tokenizer,
+        template: Template | None,
+        mask: LossMask | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        pairs: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.mask = mask or LossMask()
         self.pairs = pairs
+        self._options = dict(options or {})
         self._around = tokenizer.bos_id, tokenizer.eos_id
         self._speller: Speller | None = None
 
@@ -120,13 +139,19 @@ class Encoder:
         return [int(id_) for span in spans for id_ in span.ids(many)]
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides ids and marks besides the tokenizer, as JSON values."""
-        found = {"encoding": FORMAT, "template": None, "roles": list(self.mask.roles), "turns": self.mask.turns}
+        """Return what decides ids and marks besides the tokenizer's files, as JSON values."""
+        found = {
+            "encoding": FORMAT,
+            "tokenizer": _class_of(self.tokenizer),  # two may save the same file and read it otherwise
+            "template": None,
+            "roles": list(self.mask.roles),
+            "turns": self.mask.turns,
+        }
         if self.pairs:
             found["pairs"] = True
         if self.template is not None:
-            kind = type(self.template)
-            found["template"] = f"{kind.__module__}:{kind.__qualname__} {template_hash(self.template)}"
+            found["template"] = f"{_class_of(self.template)} {template_hash(self.template)}"
+            found["template_options"] = self._options
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -168,7 +193,10 @@ class Encoder:
     def _chat_parts(self, origin: str) -> tuple[Template, Speller]:
         """Return the template and what spells it, having seen that it fits the tokenizer."""
         if self.template is None:
-            raise RecipeError(f"{origin}: is a chat, and there is no template to write it with: name one")
+            raise RecipeError(
+                f"{origin}: is a chat, and there is no template to write it with, since plain text comes before it: "
+                "make texts and chats two sources (data.sources)"
+            )
         if self._speller is None:
             lacking = [token for token in self.template.specials if self.tokenizer.special_id(token) is None]
             if lacking:
@@ -233,6 +261,11 @@ def template_hash(template: Template) -> str:
             pieces = []
         digest.update(repr(pieces).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def _class_of(part: object) -> str:
+    kind = type(part)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _joined(parts: Iterable[NDArray[Any]], dtype: Any) -> NDArray[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -142,13 +141,21 @@ def clean_abandoned(root: Path) -> None:
     from filelock import FileLock, Timeout
 
     for path in (*root.glob(".part-*"), *root.glob(".tmp-*")):
-        touched = max(os.path.getmtime(each) for each in (path, *path.glob(JOURNAL)))  # noqa: PTH204
-        if time.time() - touched < ABANDONED_S:
+        if not _is_abandoned(path):
             continue
         lock = FileLock(_lock_path(path))
         try:
             lock.acquire(timeout=0)
         except Timeout:
             continue
-        shutil.rmtree(path, ignore_errors=True)
+        if _is_abandoned(path):  # another process may have worked on it, or finished it, since it was looked at
+            shutil.rmtree(path, ignore_errors=True)
         lock.release()
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        touched = max(each.stat().st_mtime for each in (path, *path.glob(JOURNAL)))
+    except FileNotFoundError:  # it is finished, or deleted, by another process
+        return False
+    return time.time() - touched >= ABANDONED_S

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -15,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from llmx.data.blocks import Reader
+from llmx.data.documents import texts_of
 from llmx.data.engine import EngineName, encode
 from llmx.data.journal import JOURNAL, Journal, clean_abandoned, locked
 from llmx.data.split import Split
 from llmx.data.store import FORMAT, verify
 from llmx.errors import DataError, LlmxError
+from llmx.files import FULL
 from llmx.progress import progress
-from llmx.protocols import Dataset, Document
+from llmx.protocols import Dataset
 
 if TYPE_CHECKING:
     from llmx.data.encode import Encoder
 
 SHARD_TOKENS = 8_000_000
 """Tokens of a pair of shards: what is held in memory, and at most lost by a kill. 16 or 32 MB."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @frozen
@@ -64,14 +64,6 @@ def training_texts(dataset: Dataset, split: Split) -> Iterator[str]:
             yield from texts_of(document)
 
 
-def texts_of(document: Document) -> Iterator[str]:
-    """Yield what a document says: its text, or what its turns say."""
-    if document.text:
-        yield document.text
-    for turn in document.messages:
-        yield from filter(None, (turn.reasoning, turn.content))
-
-
 def prepare(
     dataset: Dataset,
     split: Split,
@@ -90,8 +82,9 @@ def prepare(
         report: called with the characters that are encoded; None shows them on the terminal.
 
     Raises:
-        DataError: the corpus has no text, or changes while it is read.
-        LlmxError: the disk is full, or a worker died; what was done is kept, and the next call goes on from there.
+        DataError: the corpus has no text, changes while it is read, or cannot be read to its end.
+        LlmxError: the disk is full, or a worker died. What was done is kept then, as where reading failed, and the next
+            call goes on from there.
     """
     return prepared(dataset, split, encoder, tokenizer_hash, engine=engine, workers=workers, report=report).folder
 
@@ -134,6 +127,7 @@ def identity_of(dataset: Dataset, split: Split, encoder: Encoder, tokenizer_hash
         "shard_tokens": SHARD_TOKENS,
         "dataset": dataset.fingerprint(),
         "held_out": split.held_out,
+        "dealt": [list(each) for each in sorted((split.dealt or {}).items())],
         "tokenizer": tokenizer_hash,
         "encoder": encoder.identity(),
     }
@@ -154,19 +148,28 @@ def _make(
         journal = Journal.open(part, identity, encoder.tokenizer.vocab_size)
         resumed = journal.documents
         _fill(journal, Reader(reader.dataset, reader.split, resumed), encoder, engine, workers, report)
-        if not journal.writers["train"].shards:
-            raise DataError("data: the corpus holds no text to train on; check data.path and its fields")
-        if reader.dataset.fingerprint() != identity["dataset"]:
-            raise DataError("data: the corpus changed while it was read; start again when nothing writes to it")
+        fault = _fault(journal, reader.dataset.fingerprint() != identity["dataset"])
+        if fault:
+            shutil.rmtree(part, ignore_errors=True)
+            raise DataError(fault)
         journal.publish(folder)
-    except DataError:  # the corpus is at fault, and mended it is another one
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise _full(error, part) from error
+    finally:
+        if not (part / JOURNAL).exists():  # no shard of it is whole; those that are wait for the next try
+            shutil.rmtree(part, ignore_errors=True)
     return resumed
+
+
+def _fault(journal: Journal, changed: bool) -> str | None:
+    """Return why what was made of the whole corpus cannot be used, and never will be."""
+    if changed:
+        return "data: the corpus changed while it was read; start again when nothing writes to it"
+    if not journal.writers["train"].shards:
+        return "data: the corpus holds no text to train on; check data.path and its fields"
+    return None
 
 
 def _fill(
@@ -193,7 +196,5 @@ def _fill(
 def _full(error: OSError, part: Path) -> LlmxError:
     """Return what to say of a full disk; shards that are whole are kept for the next try."""
     kept = (part / JOURNAL).exists()
-    if not kept:
-        shutil.rmtree(part, ignore_errors=True)
     after = "the same command then goes on from the last whole shard" if kept else "then start again"
     return LlmxError(f"{part.parent}: {error.strerror}: free space or set LLMX_CACHE to a folder with more; {after}")

@@ -38,7 +38,7 @@ class Shards:
         self.masked = store.masked
         self._shards = [
             Shard(first, each.ids.numpy(), each.offsets.numpy(), None if each.trained is None else each.trained.numpy())
-            for first, each in zip(store._first_token, store._shards, strict=True)
+            for first, each in zip(store.first_tokens, store.shards, strict=True)
         ]
         self._firsts = np.array([shard.first_token for shard in self._shards], np.int64)
 

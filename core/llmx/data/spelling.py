@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -9,15 +10,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from attrs import define, field, frozen
 
-from llmx.protocols import Piece, Tokenizer
+from llmx.protocols import LOOKS_SPECIAL, Piece, Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Ids: TypeAlias = NDArray[np.int32]
 
-LOOKS_SPECIAL = r"<[^<>\s]{1,60}>|\[[^\[\]\s]{1,30}\]"
-"""What special tokens look like; the tokenizer says whether one is."""
 NEIGHBOURS = ("a", " a", "\na", "a\n", "1", "\u4e2d")
 """Texts that some tokenizers encode otherwise beside a special token than alone."""
 MOST_CACHED = 4096
@@ -222,30 +221,29 @@ class Speller:
             if _common(whole, ids) < len(ids):
                 text, ids = "", ids[:0]
                 whole = np.array(self._tokenizer.encode_markup(more), np.int32)
-            yield from self._marked(atoms, whole[len(ids) :], texts)
+            yield from self._marked(atoms, text, whole, len(ids))
             text, ids = text + more, whole
 
     def _names_special(self, text: str) -> bool:
         return any(self._tokenizer.special_id(match[0]) is not None for match in self._special.finditer(text))
 
-    def _marked(self, atoms: Sequence[Atom], ids: Ids, texts: list[str]) -> Iterator[Span]:
-        """Yield the ids of a stretch by the special tokens in it, which are found by their ids."""
-        at, run = 0, Run()
-        for atom in atoms:
-            if atom.special is None:
-                run.add(atom)
-                continue
-            end = at + int(np.flatnonzero(ids[at:] == atom.special)[0])
-            yield from self._known_spans(run, ids[at:end], texts)
-            yield Span(ids[end : end + 1], atom.trained)
-            at, run = end + 1, Run()
-        yield from self._known_spans(run, ids[at:], texts)
+    def _marked(self, atoms: Sequence[Atom], text: str, whole: Ids, at: int) -> Iterator[Span]:
+        """Yield the ids of a stretch, those that are trained on and those that are not apart.
 
-    def _known_spans(self, run: Run, ids: Ids, texts: list[str]) -> Iterator[Span]:
-        if not run.flags:
-            return
-        inner = []
-        for length, flag in run.flags[1:]:
-            texts.append("".join(run.texts)[:length])
-            inner.append((len(texts) - 1, flag))
-        yield Span(ids, run.flags[0][1], run.text_bytes, tuple(inner))
+        A change is found by encoding all that is before it: a stretch alone may begin with other tokens.
+
+        Args:
+            text: what is before the stretch.
+            whole: the ids of both.
+            at: where those of the stretch begin.
+        """
+        ahead = sum(len(atom.text) for atom in atoms)
+        for trained, group in itertools.groupby(atoms, key=lambda atom: atom.trained):
+            same = list(group)
+            more = "".join(atom.text for atom in same)
+            text, ahead = text + more, ahead - len(more)
+            before = np.array(self._tokenizer.encode_markup(text), np.int32) if ahead else whole
+            end = max(at, _common(before, whole))
+            said = "".join(atom.text for atom in same if atom.special is None) if trained else ""
+            yield Span(whole[at:end], trained, len(said.encode("utf-8", "surrogatepass")))
+            at = end

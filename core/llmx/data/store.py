@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 2
+TOTALS = ("documents", "tokens", "predicted", "text_bytes", "lost_turns")
+"""What the manifest says of a split besides its shards: sums over these."""
 VERIFIED = "verified.json"
 """Sizes and times of the files of a store when they were last compared with their checksums."""
 SETTLED_S = 2.0
@@ -130,9 +133,8 @@ class ShardWriter:
 
     def summary(self) -> dict[str, Any]:
         """Return this split's part of the manifest."""
-        totals = ("documents", "tokens", "predicted", "text_bytes", "lost_turns")
         return {
-            **{key: sum(getattr(shard, key) for shard in self.shards) for key in totals},
+            **{key: sum(getattr(shard, key) for shard in self.shards) for key in TOTALS},
             "masked": any(shard.masked for shard in self.shards),
             "shards": [asdict(shard) for shard in self.shards],
         }
@@ -174,6 +176,8 @@ class TokenStore:
         lost_turns: turns that were to be trained on, and that the template does not let be.
         masked: whether some token is not trained on.
         pairs: whether documents 2k and 2k + 1 are a preference pair, the better one first.
+        shards: in their order.
+        first_tokens: for each shard, the tokens before it.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -186,13 +190,13 @@ class TokenStore:
         self.predicted: int = manifest["predicted"]
         self.lost_turns: int = manifest["lost_turns"]
         self.masked: bool = manifest["masked"]
-        self._shards = [_map(folder / shard["name"]) for shard in manifest["shards"]]
-        self._first_token: list[int] = []
-        self._first_document: list[int] = []
+        self.shards = [_map(folder / shard["name"]) for shard in manifest["shards"]]
+        self.first_tokens: list[int] = []
+        self._first_documents: list[int] = []
         tokens = documents = 0
         for shard in manifest["shards"]:
-            self._first_token.append(tokens)
-            self._first_document.append(documents)
+            self.first_tokens.append(tokens)
+            self._first_documents.append(documents)
             tokens, documents = tokens + shard["tokens"], documents + shard["documents"]
 
     def read(self, start: int, length: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -205,12 +209,12 @@ class TokenStore:
         assert 0 <= start < start + length <= self.tokens, (start, length, self.tokens)
         ids, documents, trained = [], [], []
         while length > 0:
-            at = bisect.bisect_right(self._first_token, start) - 1
-            shard, local = self._shards[at], start - self._first_token[at]
+            at = bisect.bisect_right(self.first_tokens, start) - 1
+            shard, local = self.shards[at], start - self.first_tokens[at]
             piece = shard.ids[local : local + length].long()
             places = torch.arange(local, local + len(piece), dtype=shard.offsets.dtype)
             ids.append(piece)
-            documents.append(torch.bucketize(places, shard.offsets[:-1], right=True) - 1 + self._first_document[at])
+            documents.append(torch.bucketize(places, shard.offsets[:-1], right=True) - 1 + self._first_documents[at])
             if self.masked:
                 trained.append(_trained(shard, local, local + len(piece)))
             start, length = start + len(piece), length - len(piece)
@@ -219,20 +223,20 @@ class TokenStore:
     def document(self, number: int) -> tuple[Tensor, Tensor | None]:
         """Return the ids of a document, int64, and which are trained on, bool, or None in a store without masks."""
         assert 0 <= number < self.documents, (number, self.documents)
-        at = bisect.bisect_right(self._first_document, number) - 1
-        shard, local = self._shards[at], number - self._first_document[at]
+        at = bisect.bisect_right(self._first_documents, number) - 1
+        shard, local = self.shards[at], number - self._first_documents[at]
         start, end = int(shard.offsets[local]), int(shard.offsets[local + 1])
         return shard.ids[start:end].long(), _trained(shard, start, end) if self.masked else None
 
     def lengths(self) -> NDArray[np.int32]:
         """Return the number of tokens of every document."""
-        if not self._shards:
+        if not self.shards:
             return np.zeros(0, np.int32)
-        return np.concatenate([np.diff(shard.offsets.numpy()).astype(np.int32) for shard in self._shards])
+        return np.concatenate([np.diff(shard.offsets.numpy()).astype(np.int32) for shard in self.shards])
 
 
 @frozen(eq=False)
-class _Mapped:
+class MappedShard:
     """A shard's buffers, mapped, not read."""
 
     ids: Tensor
@@ -240,17 +244,17 @@ class _Mapped:
     trained: Tensor | None
 
 
-def _map(path: Path) -> _Mapped:
+def _map(path: Path) -> MappedShard:
     import pyarrow as pa
     from torch.utils.dlpack import from_dlpack
 
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     ids = batch.column("ids")
     trained = from_dlpack(batch.column("trained").values) if "trained" in batch.schema.names else None
-    return _Mapped(from_dlpack(ids.values), from_dlpack(ids.offsets), trained)
+    return MappedShard(from_dlpack(ids.values), from_dlpack(ids.offsets), trained)
 
 
-def _trained(shard: _Mapped, start: int, end: int) -> Tensor:
+def _trained(shard: MappedShard, start: int, end: int) -> Tensor:
     import torch
 
     if shard.trained is None:
@@ -262,16 +266,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return `manifest.json` of a store.
 
     Raises:
-        DataError: it is missing or of another format.
+        DataError: it is missing, damaged or of another format.
     """
     path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); delete the folder and prepare again") from None
-    if manifest.get("format") != FORMAT:
-        raise DataError(f"{path}: format {manifest.get('format')!r}, this llmx reads {FORMAT}; delete the folder")
-    return manifest
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found is not None and found != FORMAT:
+        raise DataError(f"{path}: format {found!r}, this llmx reads {FORMAT}; delete the folder")
+    if found is None or not _is_whole(manifest):
+        raise DataError(f"{path}: is damaged or no manifest of a token store; delete the folder and prepare again")
+    whole: dict[str, Any] = manifest
+    return whole
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Return whether all that a store is opened with is in a manifest."""
+    try:
+        for split in (manifest["splits"][name] for name in ("train", "val")):
+            if not all(isinstance(split[key], int) for key in (*TOTALS, "masked")):
+                return False
+            for shard in split["shards"]:
+                Shard(**shard)
+    except (KeyError, TypeError):
+        return False
+    return True
 
 
 def verify(folder: Path, *, every_byte: bool = False) -> None:
@@ -296,8 +317,9 @@ def verify(folder: Path, *, every_byte: bool = False) -> None:
             raise DataError(f"{path}: missing or altered since it was written; delete {folder} to prepare again")
         stamps[shard["name"]] = before
     newest = max((max(stamp[1:3]) for stamp in stamps.values()), default=0) / 1e9
-    if stamps != known and newest < time.time() - SETTLED_S and os.access(folder, os.W_OK):
-        write_atomically(folder / VERIFIED, json.dumps(stamps))
+    if stamps != known and newest < time.time() - SETTLED_S:
+        with suppress(OSError):  # a disk that is full or only read costs no more than the shortcut
+            write_atomically(folder / VERIFIED, json.dumps(stamps))
 
 
 def _verified(folder: Path) -> dict[str, list[int]]:

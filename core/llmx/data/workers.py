@@ -44,7 +44,7 @@ class Parcel:
 
     Attributes:
         tokenizer_class: module and name; its `load` reads `files`.
-        files: what the tokenizer saved.
+        files: what the tokenizer saved, by the path in its folder.
         rest: the encoder, pickled without its tokenizer.
     """
 
@@ -72,7 +72,8 @@ class Parcel:
             raise UnsendableError(f"{type(error).__name__}: {error}") from error
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save(Path(folder))
-            files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+            found = [path for path in Path(folder).rglob("*") if path.is_file()]
+            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
         return cls((kind.__module__, kind.__qualname__), files, buffer.getvalue())
 
     def unpack(self) -> Encoder:
@@ -82,7 +83,9 @@ class Parcel:
             kind = getattr(kind, name)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in self.files.items():
-                (Path(folder) / name).write_bytes(content)
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
             unpickler = _Unpickler(io.BytesIO(self.rest))
             unpickler.tokenizer = kind.load(Path(folder))
             encoder: Encoder = unpickler.load()

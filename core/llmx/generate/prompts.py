@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from llmx.corpora import build_dataset
 from llmx.data.encode import Encoder
-from llmx.data.split import Split
+from llmx.data.split import split_over
 from llmx.data.store import TokenStore
 from llmx.generate.decode import REPLACEMENT
 from llmx.protocols import Message
@@ -53,9 +54,11 @@ def prompts_of(run: Run) -> Sequence[str | ChatPrompt]:
 
 def _held_out_chats(run: Run) -> Iterator[ChatPrompt]:
     """Yield held-out chats up to the first turn of an assistant, each once, those that leave room for an answer."""
-    split, encoder, seen = Split(run.recipe.data.held_out), Encoder(run.tokenizer, run.template), set()
-    for source in run.recipe.sources:
-        for name, document in itertools.islice(split(source.part.build()), MOST_READ):
+    datasets = [build_dataset(run.recipe, source) for source in run.recipe.sources]
+    split = split_over(run.recipe.data.held_out, datasets)
+    encoder, seen = Encoder(run.tokenizer, run.template), set()
+    for dataset in datasets:
+        for name, document in itertools.islice(split(dataset), MOST_READ):
             turns = tuple(itertools.takewhile(lambda message: message.role != "assistant", document.messages))
             prompt = ChatPrompt(turns, document.tools)
             if name == "train" or not turns or repr(prompt) in seen:

@@ -6,10 +6,11 @@ import hashlib
 import heapq
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
+from llmx.data.documents import texts_of
 from llmx.data.lengths import Lengths
 from llmx.data.split import fraction
 from llmx.inspect.scripts import count_scripts
@@ -66,14 +67,6 @@ class Measure:
         """Return how many documents have the content of an earlier one."""
         hashes = np.frombuffer(self._hashes, np.float64)
         return len(hashes) - len(np.unique(hashes))
-
-
-def texts_of(document: Document) -> Iterator[str]:
-    """Yield what a document says."""
-    if document.text:
-        yield document.text
-    for turn in document.messages:
-        yield from filter(None, (turn.reasoning, turn.content))
 
 
 def count_all(documents: Iterable[tuple[str, Document]], samples: int) -> Measure:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llmx.assembly import sequence_length
 from llmx.corpora import Corpora, build_dataset, encoder_of, new_corpora
 from llmx.data.rows import HeldOut, rows_of
-from llmx.data.split import Split
+from llmx.data.split import split_over
 from llmx.data.store import TokenStore
 from llmx.inspect.figures import Corpus
 from llmx.inspect.gather import SourceParts, gather
@@ -30,12 +30,13 @@ def inspect_recipe(recipe: Recipe, samples: int) -> Corpus:
     length = sequence_length(recipe, model)
     stores = [TokenStore(folder, "val") for folder in corpora.folders] if recipe.data.held_out else []
     held_out = HeldOut(stores, recipe.data.packing, length).facts() if stores else None
+    parts = _parts(recipe, corpora, stores, length)
     with progress("Looking at the corpus", "documents") as report:
         return gather(
             recipe.corpus,
             _names(recipe, corpora),
-            _parts(recipe, corpora, stores, length),
-            Split(recipe.data.held_out),
+            parts,
+            split_over(recipe.data.held_out, [part.dataset for part in parts]),
             encoder_of(recipe, corpora.tokenizer, corpora.template),
             recipe.data.packing,
             held_out,

@@ -11,8 +11,8 @@ from attrs import frozen
 
 from llmx.assembly import auto_tokens_per_update, choose_sizes, sequence_length, with_tokens_per_update
 from llmx.corpora import make_reading
+from llmx.data.documents import texts_of
 from llmx.data.encode import Encoder
-from llmx.data.prepare import texts_of
 from llmx.data.split import Split
 from llmx.errors import DataError, RecipeError
 from llmx.nn import count_weights

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,12 +68,14 @@ def test_a_pattern_gives_its_files_sorted(tmp_path, build, write):
     assert texts(build("text", path=tmp_path / "[x].txt")) == ["[x].txt"]
 
 
-def test_a_list_gives_its_files_in_its_order(tmp_path, build, write, fails):
-    """Files, folders and patterns are read as they are listed, a file that two of them name once; none may be empty."""
+def test_a_list_gives_its_files_in_its_order(tmp_path, monkeypatch, build, write, fails):
+    """Files, folders and patterns come as they are listed, a file once however often it is named; none may be empty."""
     for name in ("b.txt", "a/z.txt", "a/y.txt"):
         write(tmp_path / name, name)
     paths = [tmp_path / "b.txt", tmp_path / "a", tmp_path / "**/*.txt"]
     assert texts(build("text", path=paths)) == ["b.txt", "a/y.txt", "a/z.txt"]
+    monkeypatch.chdir(tmp_path)
+    assert texts(build("text", path=["a/y.txt", tmp_path / "a/y.txt", "a/../a/y.txt", "./a"])) == ["a/y.txt", "a/z.txt"]
     fails(lambda: build("text", path=[tmp_path / "a", tmp_path / "nope/*"]), r"data\.path = .*nope/\*.*no file matches")
 
 
@@ -125,6 +128,19 @@ def test_the_fingerprint_follows_the_files_and_the_options(tmp_path, build, writ
     assert len(prints) == 5
     path.unlink()
     fails(dataset.fingerprint, r"a\.txt: cannot be read: No such file")
+
+
+def test_files_of_one_name_size_and_time_are_told_apart(tmp_path, monkeypatch, build, write):
+    """In two folders, and where one takes the other's place, as an archive that is unpacked over an older one does."""
+    prints = set()
+    for folder in ("a", "b"):
+        os.utime(write(tmp_path / folder / "x.txt", f"of {folder}"), ns=(1, 1))
+        monkeypatch.chdir(tmp_path / folder)
+        prints.add(build("text", path="x.txt").fingerprint())
+    time.sleep(0.02)  # a file system counts in ticks of some milliseconds
+    os.utime(write(Path("x.txt"), "of c"), ns=(1, 1))
+    prints.add(build("text", path="x.txt").fingerprint())
+    assert len(prints) == 3
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser reads everything")

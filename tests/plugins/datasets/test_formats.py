@@ -5,11 +5,14 @@ import gzip
 import io
 import json
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+
+from llmx_datasets.tables import Quotes
 
 CHAT = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
 RECORDS = [
@@ -167,6 +170,7 @@ BAD_LINES = [
     ('{"text": "\\ud800"}', r"a\.jsonl:2: text holds half a surrogate pair, \\ud800"),
     (b'{"text": "\xff"}', r"a\.jsonl:2: not valid UTF-8"),
     (b"\0\0\xff\0", r"a\.jsonl:2: binary data, not text"),
+    (b"\xb1 a first line\n\0\1\n", r"a\.jsonl:2: binary data, not text"),
     ("[" * 100_000, r"a\.jsonl:2: JSON that cannot be read"),
     ("9" * 10_000, r"a\.jsonl:2: JSON that cannot be read"),
     ('{"text": "a"}{"text": "b"}', r"a\.jsonl:2: not valid JSON: Extra data"),
@@ -275,3 +279,26 @@ def test_bad_utf8_in_a_table_is_named(tmp_path, name, build, write, fails):
 def test_a_broken_csv_is_named(tmp_path, content, pattern, build, write, fails):
     """A row with too many cells, and a quote that swallows the file, are errors of one line."""
     fails(build("csv", path=write(tmp_path / "a.csv", content)), rf"a\.csv\[\d+\]: no whole CSV file: .*{pattern}")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('text\na\n"never closed\n' + "a good row\n" * 1000, 3),
+        ('text,other\na,"x ""y\n"\nb,"c ""\n', 4),
+        ('text,other\na,""",\n', 2),
+        ('\ufefftext,other\n5" disks,6" disks and 7"\n"a ""quoted"" word","b\n"\n"","c"', None),
+        ('\ufeff"text","other"\r\n"two\r\nlines",5"\r\n', None),
+    ],
+)
+def test_a_quote_that_swallows_rows_is_named(tmp_path, content, line, build, write, fails):
+    """One that is never closed has its line, however the file is cut; within a cell a quote is a character."""
+    path = write(tmp_path / "a.csv", content)
+    if line is not None:
+        fails(build("csv", path=path), rf"a\.csv:{line}: a quote is opened here and never closed; mend")
+    else:
+        assert len(list(build("csv", path=path))) in (1, 2)
+    for size in range(4, 12):
+        quotes = Quotes(io.BytesIO(content.encode()), ",")
+        assert b"".join(iter(partial(quotes.read, size), b"")) == content.encode()
+        assert quotes.open_line == line

@@ -160,7 +160,7 @@ def script_of(line: str) -> str:
 
 
 def _batches(documents: Iterable[Document], most: int) -> Iterator[list[tuple[Document, str]]]:
-    from llmx.data.prepare import texts_of
+    from llmx.data.documents import texts_of
 
     size = 0
     batch: list[tuple[Document, str]] = []

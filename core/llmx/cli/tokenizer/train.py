@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import click
 from llmx.cli.common import given_names, name_options, split_arguments
 
 if TYPE_CHECKING:
-    from llmx.protocols import Document, Tokenizer
+    from llmx.protocols import Dataset, Document, Tokenizer
     from llmx.recipe import Recipe
 
 
@@ -61,24 +61,24 @@ def learn(recipe: Recipe) -> tuple[Tokenizer, dict[str, Any]]:
     """
     from attrs import asdict
 
-    from llmx.corpora import build_dataset, tokenizer_part
+    from llmx.corpora import build_dataset, holds_chats, tokenizer_part
     from llmx.errors import DataError, RecipeError
     from llmx.progress import progress
 
-    documents = _training_documents(recipe)
+    datasets = [build_dataset(recipe, source) for source in recipe.sources]
+    documents = _training_documents(recipe, datasets)
     first = next(documents, None)
     if first is None:
         raise DataError("tokenizer: there is no text to learn from; give more in data.path")
-    part = tokenizer_part(recipe, chats=bool(first.messages))
+    part = tokenizer_part(recipe, chats=any(map(holds_chats, datasets)))
     read = {"documents": 0, "characters": 0}
     with progress("Reading the corpus for the tokenizer", "characters") as report:
         texts = _texts(itertools.chain([first], documents), read, report)
         tokenizer: Tokenizer = part.call(part.load().build, texts)
     if not read["documents"]:
         raise RecipeError(f"tokenizer.name = {part.name!r}: learns nothing from text; give --tokenizer bpe or another")
-    data = [
-        {"label": source.label, "fingerprint": build_dataset(recipe, source).fingerprint()} for source in recipe.sources
-    ]
+    prints = [dataset.fingerprint() for dataset in datasets]
+    data = [{"label": s.label, "fingerprint": each} for s, each in zip(recipe.sources, prints, strict=True)]
     named = {"tokenizer": part.name, "vocab_size": tokenizer.vocab_size, "options": asdict(part.options)}
     return tokenizer, {**named, **read, "held_out": recipe.data.held_out, "data": data}
 
@@ -103,18 +103,17 @@ def write(folder: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _training_documents(recipe: Recipe) -> Iterator[Document]:
+def _training_documents(recipe: Recipe, datasets: Sequence[Dataset]) -> Iterator[Document]:
     """Yield the documents of every source that are not held out, one source after the other."""
-    from llmx.corpora import build_dataset
-    from llmx.data.split import Split
+    from llmx.data.split import split_over
 
-    split = Split(recipe.data.held_out)
-    for source in recipe.sources:
-        yield from (document for name, document in split(build_dataset(recipe, source)) if name == "train")
+    split = split_over(recipe.data.held_out, datasets)
+    for dataset in datasets:
+        yield from (document for name, document in split(dataset) if name == "train")
 
 
 def _texts(documents: Iterator[Document], read: dict[str, int], report: Callable[[int], None]) -> Iterator[str]:
-    from llmx.data.prepare import texts_of
+    from llmx.data.documents import texts_of
 
     for document in documents:
         read["documents"] += 1

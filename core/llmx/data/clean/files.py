@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ def find_inputs(given: Sequence[str]) -> list[Path]:
     Raises:
         DataError: one names no file, or a file of another kind.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for each in given:
         path = Path(each).expanduser()
         if path.is_file():
@@ -79,11 +80,12 @@ def find_inputs(given: Sequence[str]) -> list[Path]:
             files = [file for file in files if file.is_file()]
         if not files:
             raise DataError(f"{each}: no such file, and no folder or pattern of files; it is relative to {Path.cwd()}")
-        found.update(dict.fromkeys(files))
-    for path in found:
+        for file in files:
+            found.setdefault(os.path.abspath(file), file)  # noqa: PTH100  # links stay: each is a name of its own
+    for path in found.values():
         if form_of(path) is None:
             raise DataError(f"{path}: must end in {', '.join(FORMS)}, with .gz or .zst behind it if packed; rename it")
-    return list(found)
+    return list(found.values())
 
 
 def _own(file: Path, folder: Path) -> bool:

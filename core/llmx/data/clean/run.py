@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from llmx.data.clean.fields import texts_of, with_texts
+from llmx.data.clean.fields import sense_of, texts_of, with_texts
 from llmx.data.clean.files import find_inputs
 from llmx.data.clean.near import BANDS, MinHash, jaccard, shingles_of, units_of
 from llmx.data.clean.options import CleanOptions
@@ -25,9 +25,10 @@ from llmx.data.clean.seen import Keys
 from llmx.data.clean.tally import Tally
 from llmx.data.clean.texts import clean_text, half_character, key_text
 from llmx.data.clean.work import Work, locked, open_work, publish, read_state
-from llmx.errors import RecipeError
+from llmx.errors import LlmxError, RecipeError
+from llmx.files import FULL
 
-FORMAT = 1
+FORMAT = 2
 """Of the result and of the work folder; raised when either changes."""
 
 COMMIT_S = 5.0
@@ -68,12 +69,13 @@ def clean(
     Raises:
         RecipeError: an argument is wrong, or a file stands where one is to be written.
         DataError: an input cannot be read.
+        LlmxError: the disk is full; what was done is kept.
     """
     paths = find_inputs(inputs)
     rejects = rejects or out.with_name("rejects.jsonl")
     _check(paths, out, rejects, options)
     identity = _identity(paths, rejects, options)
-    with _folder(out, dry_run=dry_run) as folder, locked(folder):
+    with _folder(out, dry_run=dry_run) as folder, _room(folder), locked(folder):
         state = read_state(folder, identity)
         if not state["done"]:
             for target in () if dry_run else (out, rejects):
@@ -126,6 +128,17 @@ def _folder(out: Path, *, dry_run: bool) -> Any:
         yield Path(scratch) / "cleaning"
 
 
+@contextmanager
+def _room(folder: Path) -> Any:
+    """Say in a plain line that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise LlmxError(f"{folder}: {error.strerror}: free space there and give the same command again") from error
+
+
 def _run(work: Work, paths: Sequence[Path], options: CleanOptions, report: Report) -> None:
     judge = Judge(work, options)
     committed = time.monotonic()
@@ -171,15 +184,16 @@ class Judge:
         for text in before:
             if half := half_character(text):
                 raise RejectedError("half-character", f"has {half}")
-        after = [clean_text(text, self.options) for text in before]
+        value = with_texts(raw.value, self.options.fields, lambda text: clean_text(text, self.options))
+        after = texts_of(value, self.options.fields) or []
         whole = BETWEEN.join(filter(None, after))
         self._measure(whole)
-        keys = self._compare(whole, after)
+        keys = self._compare(whole, value)
         changed = after != before
         self.work.tally.kept += 1
         self.work.tally.changed += changed
         self.work.tally.lengths.add(len(whole))
-        self.work.keep(self._line(raw, changed=changed), keys)
+        self.work.keep(_line(raw, value, changed=changed), keys)
 
     def _measure(self, text: str) -> None:
         if not text.strip():
@@ -189,49 +203,65 @@ class Judge:
         if len(text) > self.options.max_chars:
             raise RejectedError("too-long", f"{len(text):,} characters")
 
-    def _compare(self, text: str, texts: Sequence[str]) -> Keys:
-        """Return the keys of a text that is not double."""
-        exact = exact_key(texts)
+    def _compare(self, text: str, value: dict[str, Any]) -> Keys:
+        """Return the keys of a record that is not double.
+
+        Args:
+            text: all that it says.
+        """
+        exact = key_of(sense_of(value, self.options.fields, lambda _, each: key_text(each)))
         seen = self.work.seen
         if (record := seen.find(exact)) is not None:
             raise RejectedError("duplicate", f"of record {record + 1}")
         if self.minhash is None:
             return np.array([exact], np.uint64)
-        units = units_of(text)
-        keys = self.minhash.keys(units)
+        # records with other fields, roles or calls are no near duplicates, so that each sort has keys of its own
+        sort = key_of(sense_of(value, self.options.fields, lambda part, each: part if each.strip() else ""))
+        keys = self.minhash.keys(units_of(text))
+        keys = np.where(keys, keys ^ np.uint64(sort), 0)
         candidates = {record for key in keys.tolist() if key and (record := seen.find(key)) is not None}
-        mine = shingles_of(units, self.options.shingle) if candidates else set()
+        mine = self._shingles(value) if candidates else {}
         for record in sorted(candidates):
-            share = jaccard(mine, self._shingles(record))
+            share = common_share(mine, self._shingles(json.loads(self.work.record(record))))
             if share >= self.options.near:
                 raise RejectedError("near-duplicate", f"{share:.3f} as record {record + 1}")
         return np.concatenate([np.array([exact], np.uint64), keys])
 
-    def _shingles(self, record: int) -> set[str]:
-        texts = texts_of(json.loads(self.work.record(record)), self.options.fields) or []
-        return shingles_of(units_of(BETWEEN.join(filter(None, texts))), self.options.shingle)
+    def _shingles(self, value: dict[str, Any]) -> dict[str, set[str]]:
+        """Return the shingles of what a record says in each of its parts: as the user, as the chosen answer, …"""
+        texts: dict[str, list[str]] = {}
 
-    def _line(self, raw: Raw, *, changed: bool) -> bytes:
-        """Return the line of a record: as it was written, unless a text of it was changed."""
-        if raw.written is not None and not changed:
-            return raw.written.encode() + b"\n"
-        value = (
-            with_texts(raw.value, self.options.fields, lambda text: clean_text(text, self.options))
-            if changed
-            else raw.value
-        )
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        if half_character(text):  # in a field that is no text
-            text = json.dumps(value, allow_nan=False)
-        return text.encode() + b"\n"
+        def see(part: str, text: str) -> str:
+            texts.setdefault(part, []).append(text)
+            return text
+
+        sense_of(value, self.options.fields, see)
+        return {
+            part: shingles_of(units_of(BETWEEN.join(filter(None, each))), self.options.shingle)
+            for part, each in texts.items()
+        }
 
 
-def exact_key(texts: Sequence[str]) -> int:
-    """Return 64 bits of a hash over texts; of 100 million different records two have one key with 3 in 10,000."""
-    digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        digest.update(key_text(text).encode() + b"\0")
+def common_share(one: dict[str, set[str]], other: dict[str, set[str]]) -> float:
+    """Return the share of shingles that two records have in common, in the part in which they differ most."""
+    parts = [(one.get(part, set()), other.get(part, set())) for part in one.keys() | other.keys()]
+    return min((jaccard(*pair) for pair in parts if any(pair)), default=0.0)
+
+
+def key_of(sense: list[Any]) -> int:
+    """Return 64 bits of a hash over a record; of 100 million different records two have one key with 3 in 10,000."""
+    digest = hashlib.blake2b(json.dumps(sense, sort_keys=True).encode(), digest_size=8)
     return int.from_bytes(digest.digest(), "little") or 1
+
+
+def _line(raw: Raw, value: dict[str, Any], *, changed: bool) -> bytes:
+    """Return the line of a record: as it was written, unless a text of it was changed."""
+    if raw.written is not None and not changed:
+        return raw.written.encode() + b"\n"
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if half_character(text):  # in a field that is no text
+        text = json.dumps(value, allow_nan=False)
+    return text.encode() + b"\n"
 
 
 def _reject_row(path: Path, raw: Raw, error: RejectedError) -> bytes:

@@ -19,8 +19,8 @@ REASONS = {
     "empty": "no text, or white space alone",
     "too-short": "fewer characters than --min-chars",
     "too-long": "more characters than --max-chars, or more bytes than can be held",
-    "duplicate": "the text of a kept record, but for white space",
-    "near-duplicate": "nearly the text of a kept record (--near)",
+    "duplicate": "what a kept record says, but for white space",
+    "near-duplicate": "nearly what a kept record says (--near)",
 }
 """Why a record is rejected, in the order in which it is looked at."""
 

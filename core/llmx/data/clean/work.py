@@ -108,11 +108,13 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Return how far a clean got.
 
     Raises:
-        RecipeError: it is one of other files or options.
+        RecipeError: it is one of other files or options, or damaged.
     """
     if not (folder / STATE).exists():
         return {"file": 0, "place": {}, "sizes": [0, 0, 0], "tally": Tally().to_json(), "done": False}
-    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    state = _state(folder)
+    if state is None:
+        raise RecipeError(f"{folder}: the unfinished clean that it holds is damaged: delete it and start again")
     before = state["identity"]
     if changed := [key for key in identity if before.get(key) != identity[key]]:
         raise RecipeError(
@@ -120,6 +122,19 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
             "give the same to go on, or delete it"
         )
     return state
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    """Return what `commit` wrote, None where it is damaged, or where a file has less than it had then."""
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        Tally.from_json(state["tally"])
+        Place(**state["place"])
+        sizes = [0, 0, 0] if state["done"] else state["sizes"]  # then they may be where they belong
+        kept = all((folder / name).stat().st_size >= size for name, size in zip(FILES, sizes, strict=True) if size)
+        return state if kept and isinstance(state["identity"], dict) and isinstance(state["file"], int) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 @contextmanager
