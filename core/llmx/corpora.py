@@ -151,7 +151,7 @@ def build_tokenizer(recipe: Recipe, texts: Iterable[str], *, chats: bool) -> Tok
 
 
 def tokenizer_part(recipe: Recipe, *, chats: bool) -> Part:
-    """Return the recipe's tokenizer; one that is learned for chats, or beside a named template, has its special tokens."""
+    """Return the recipe's tokenizer; one learned for chats, or beside a named template, has its special tokens."""
     part = recipe.tokenizer
     named = "template.name" in recipe.origins  # for chats that a later run will train on
     if not ((chats or named) and hasattr(part.options, "special_tokens")):
