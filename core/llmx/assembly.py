@@ -249,7 +249,8 @@ def sequence_length(recipe: Recipe, model: Model) -> int:
     length = recipe.data.sequence_length or model.context_length
     if length > model.context_length:
         raise RecipeError(
-            f"data.sequence_length = {length}: longer than the model's context of {model.context_length} tokens"
+            f"data.sequence_length = {length}: longer than the model's context of {model.context_length} tokens; "
+            f"set {length} as model.context_length, or less here"
         )
     return length
 

@@ -213,6 +213,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         values = _parse(path, text)
     except ValueError as error:  # tomllib's and json's errors, and ruamel's through _parse
         raise RecipeError(f"{path}: does not parse: {' '.join(str(error).split())}") from None
+    if isinstance(values, list):
+        raise RecipeError(f"{path}: is no recipe, but a list: to train on it, write data.path={path}")
     if not isinstance(values, Mapping):
         raise RecipeError(f"{path}: must hold a table of sections, not {type(values).__name__}")
     return values

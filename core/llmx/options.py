@@ -41,22 +41,22 @@ class OptionDoc:
     meaning: str
 
 
-def structure(cls: type, values: Mapping[str, Any], path: str) -> tuple[Any, list[Fault]]:
+def structure(cls: type, values: Mapping[str, Any], path: str, also: Sequence[str] = ()) -> tuple[Any, list[Fault]]:
     """Make `cls` from plain values: types first, then ranges.
 
     Args:
         cls: an attrs class.
         values: what a recipe gave, by field name.
         path: put before the names in faults: `optimizer`.
+        also: keys of the same table that belong to others; a misspelt one may be meant.
 
     Returns:
         The instance, or None where there are faults, and every fault.
     """
     attrs.resolve_types(cls)
     fields = {each.name: each for each in attrs.fields(cls)}
-    faults = [
-        Fault(f"{path}.{name}", unknown_key(name, list(fields)), values[name]) for name in values if name not in fields
-    ]
+    known = [*dict.fromkeys((*fields, *also))]
+    faults = [Fault(f"{path}.{name}", unknown_key(name, known), values[name]) for name in values if name not in fields]
     typed: dict[str, Any] = {}
     for name, each in fields.items():
         if name in values:
@@ -100,7 +100,8 @@ def structure_value(value: Any, wanted: Any) -> Any:
     try:
         return _converter().structure(value, wanted)
     except (cattrs.errors.CattrsError, cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
-        raise TypeError(f"must be {type_name(wanted)}, not {value!r} ({plain_type(value)})") from error
+        hint = f'; write ["{value}"]' if isinstance(value, str) and type_name(wanted) == "list of str" else ""
+        raise TypeError(f"must be {type_name(wanted)}, not {value!r} ({plain_type(value)}){hint}") from error
 
 
 @functools.cache

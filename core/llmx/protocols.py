@@ -29,6 +29,17 @@ LOOKS_SPECIAL = r"<[^<>\s]{1,60}>|\[[^\[\]\s]{1,30}\]"
 """What special tokens look like, as a regular expression; the tokenizer says whether one is (`special_id`)."""
 
 
+ROLES = {
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response"), "tool"),
+}
+"""What a role is called, by what datasets call it."""
+CALLS = ("function_call", "tool_call")
+"""Roles of a turn whose content is the call itself, as JSON."""
+
+
 @frozen
 class Message:
     """One turn of a chat.

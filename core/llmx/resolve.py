@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import os
 import shlex
-from collections.abc import Mapping
-from pathlib import PurePath
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from attrs import fields_dict
@@ -138,13 +140,14 @@ class Resolver:
         data = self._options(DataOptions, own, "data")
         given = table.pop("sources", None)
         if given is None:
-            part = self._dataset(table, "data")
+            part = self._dataset(table, "data", (*DATA_KEYS, "sources"))
             return (() if part is None else (Source(_label(table, part), 1.0, part),)), data
         if table:
             self.faults.append(f"{given.origin}: data.sources and data.{next(iter(table))} are given: keep one of them")
         return self._sources(given), data
 
-    def _dataset(self, table: dict[str, Leaf], path: str) -> Part | None:
+    def _dataset(self, table: dict[str, Leaf], path: str, core: tuple[str, ...]) -> Part | None:
+        """Return the dataset of a table; `core` are keys of it that the core takes, and a user may have misspelt."""
         if "name" not in table:
             chosen = self._dataset_name(table.get("path"))
             if chosen is None:
@@ -152,7 +155,7 @@ class Resolver:
             table["name"] = Leaf(chosen, "default")
         elif "path" in table and not table["name"].origin.startswith((table["path"].origin, "--data", "data.name")):
             self._check_reader(table["name"], table["path"])
-        return self._part("dataset", table, path)
+        return self._part("dataset", table, path, ("name", "path", *core))
 
     def _sources(self, given: Leaf) -> tuple[Source, ...]:
         if not (isinstance(given.value, list) and given.value and all(isinstance(t, Mapping) for t in given.value)):
@@ -163,7 +166,7 @@ class Resolver:
             where = f"data.sources[{number}]"
             table = {key: Leaf(value, given.origin) for key, value in values.items()}
             facts = self._options(SourceOptions, {k: table.pop(k) for k in ("label", "weight") if k in table}, where)
-            part = self._dataset(table, where)
+            part = self._dataset(table, where, tuple(fields_dict(SourceOptions)))
             if part is not None and facts is not None:
                 label = facts.label or _label(table, part)
                 taken = {source.label for source in found}
@@ -172,8 +175,11 @@ class Resolver:
 
     def _readers(self, path: Leaf) -> dict[str, Offer]:
         """Return the datasets that read files with the endings of paths, each by its first path; folders have none."""
+        return self._handling(paths_of(path.value))
+
+    def _handling(self, paths: Iterable[str]) -> dict[str, Offer]:
         found: dict[str, Offer] = {}
-        for each in paths_of(path.value):
+        for each in paths:
             offers = (self.registry.handling("dataset", suffix) for suffix in endings(each))
             offer = next(filter(None, offers), None)
             if offer is not None and offer not in found.values():
@@ -193,26 +199,23 @@ class Resolver:
     def _dataset_name(self, path: Any) -> str | None:
         if path is None:
             return DEFAULT_DATASET
-        readers = self._readers(path)
+        readers = self._readers(path) or self._handling(itertools.chain(*map(files_below, paths_of(path.value))))
         if not readers:
             components = [offer.component for offer in self.registry.offers("dataset")]
             known = ", ".join(f"{suffix} ({each.name})" for each in components for suffix in each.handles)
-            self.faults.append(
-                f"{path.origin}: data.path = {str(path.value)!r}: no dataset is chosen by this ending; "
-                f"set data.name (known endings: {known})"
-            )
+            self.faults.append(f"{_given(path)}: {_unread(path.value)}; set data.name (known endings: {known})")
             return None
         if len(readers) > 1:
             which = " and ".join(f"{offer.component.name} ({each})" for each, offer in readers.items())
             self.faults.append(
-                f"{path.origin}: data.path names files for several datasets, {which}: "
+                f"{_given(path)}: names files for several datasets, {which}: "
                 "give each its own table in data.sources, or set data.name to read all alike"
             )
             return None
         (offer,) = readers.values()
         return offer.component.name if offer.plugin.distribution == "llmx" else offer.qualified
 
-    def _part(self, kind: str, table: Section, path: str) -> Part | None:
+    def _part(self, kind: str, table: Section, path: str, core: tuple[str, ...] = ()) -> Part | None:
         name = table["name"]
         if not isinstance(name.value, str):
             self.faults.append(f"{name.origin}: {path}.name must be a str: {name.value!r}")
@@ -226,13 +229,13 @@ class Resolver:
             return None
         self._note(path, "name", name)
         given = {key: leaf for key, leaf in table.items() if key != "name"}
-        options = self._options(offer.component.options, given, path)
+        options = self._options(offer.component.options, given, path, core)
         return None if options is None else Part(name.value, offer, options)
 
-    def _options(self, cls: type[Options], table: Section, path: str) -> Options | None:
+    def _options(self, cls: type[Options], table: Section, path: str, also: tuple[str, ...] = ()) -> Options | None:
         for key, leaf in table.items():
             self._note(path, key, leaf)
-        options, faults = structure(cls, {key: leaf.value for key, leaf in table.items()}, path)
+        options, faults = structure(cls, {key: leaf.value for key, leaf in table.items()}, path, also)
         self.faults.extend(self._line(fault) for fault in faults)
         return options  # type: ignore[no-any-return]
 
@@ -270,6 +273,29 @@ class Resolver:
         homes = [f"{section}.{name}" for section, cls in CORE_SECTIONS.items() if name in fields_dict(cls)]
         near = homes or difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
         self.faults.append(f"{origin}: {name}: no such section; nearest: {', '.join(near)}")
+
+
+def _given(path: Leaf) -> str:
+    """Return where a path was given, and the path; an override says both itself."""
+    said = path.origin.startswith("data.path=")
+    return path.origin if said else f"{path.origin}: data.path = {str(path.value)!r}"
+
+
+def _unread(path: Any) -> str:
+    """Return why no dataset is chosen by a path."""
+    folders = [each for each in paths_of(path) if Path(each).expanduser().is_dir()]
+    if not folders:
+        return "no dataset is chosen by this ending"
+    if any(any(Path(each).expanduser().iterdir()) for each in folders):
+        return "is a folder, and no file in it has an ending that chooses a dataset"
+    return "is an empty folder"
+
+
+def files_below(path: str) -> Iterator[str]:
+    """Yield the files of a folder on this machine and of those in it, as datasets read them; a file has none."""
+    for folder, inside, names in os.walk(Path(path).expanduser()):
+        inside[:] = sorted(each for each in inside if not each.startswith("."))
+        yield from (str(PurePath(folder, each)) for each in sorted(names) if not each.startswith("."))
 
 
 def _label(table: Section, part: Part) -> str:

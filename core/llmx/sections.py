@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any, Literal
 
 from attrs import field, frozen, validators
+
+from llmx.protocols import ROLES
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -14,6 +17,14 @@ optional_whole: Any = validators.optional(validators.ge(1))
 positive_float: Any = validators.gt(0)
 optional_positive: Any = validators.optional(validators.gt(0))
 whole_or_auto: Any = validators.or_(validators.in_(("auto",)), validators.and_(validators.instance_of(int), positive))
+
+
+def _known_roles(_: Any, __: Any, value: tuple[str, ...]) -> None:
+    known = list(dict.fromkeys(ROLES.values()))
+    for role in value:
+        if role not in known:
+            near = difflib.get_close_matches(role, known, n=1) or known
+            raise ValueError(f"no such role {role!r}; nearest: {', '.join(near)}")
 
 
 @frozen
@@ -104,7 +115,7 @@ class DataOptions:
     """How documents become rows. "stream" cuts one long sequence of all documents into rows and wastes nothing;
     "best-fit" puts whole documents together, cut only where one is longer than a row; "none" gives each document a row
     of its own, padded. Documents never see each other. "auto" streams plain text and fits chats."""
-    loss_on: tuple[str, ...] = ("assistant",)
+    loss_on: tuple[str, ...] = field(default=("assistant",), validator=_known_roles)
     """Roles of a chat whose turns are trained on; a message's own flag goes before. Plain text is trained on whole."""
     loss_turns: Literal["all", "last"] = "all"
     """Which turns of those roles: all, or the last one of each chat."""

@@ -33,6 +33,13 @@ def _paths(_: Any, __: Attribute[Any], value: str | tuple[str, ...]) -> None:
         raise ValueError(f"must name a file, a folder or a pattern, not {value!r}")
 
 
+def _not_plain(given: Any, attribute: Attribute[Any], value: str | None) -> None:
+    if value is not None and given.text_field is not None:
+        raise ValueError(
+            f"'{attribute.name}' cannot be set beside text_field, which reads plain text; leave one of them out"
+        )
+
+
 @frozen
 class LimitOptions:
     limit: int | None = field(default=None, validator=validators.optional(at_least_one), metadata={"unit": "documents"})
@@ -68,11 +75,11 @@ class RecordForm:
     this order; a text that begins with `<|im_start|>` is chatml."""
     text_field: str | None = None
     """Field of each record that holds plain text. It makes every record plain text, unless the format is chatml."""
-    messages_field: str | None = None
+    messages_field: str | None = field(default=None, validator=_not_plain)
     """Field of each record that holds the list of turns, where it is not `messages` or `conversations`."""
-    prompt_field: str | None = None
+    prompt_field: str | None = field(default=None, validator=_not_plain)
     """Field of each record that holds the question, where it is not `query`, `instruction` or `prompt`."""
-    response_field: str | None = None
+    response_field: str | None = field(default=None, validator=_not_plain)
     """Field of each record that holds the answer, where it is not `response` or `output`."""
 
 

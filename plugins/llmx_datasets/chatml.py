@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from llmx.errors import DataError
-from llmx.protocols import Document, Message
-from llmx_datasets.turns import ROLES
+from llmx.protocols import ROLES, Document, Message
 
 MARK = "<|im_start|>"
 END = "<|im_end|>"

@@ -26,6 +26,11 @@ KNOWN = (*TEXTS, *sum((*TURNS.values(), *ASKED.values()), ()), *PROMPTS, *BESIDE
 """Every field that a record of a usual form may have."""
 
 
+UNKNOWN = (
+    "set data.text_field, or data.messages_field, or data.prompt_field and data.response_field, to the fields found"
+)
+
+
 class Forms:
     """Makes documents of records by the options of a dataset."""
 
@@ -84,11 +89,19 @@ class Forms:
     def _unknown(self, record: Record, where: str) -> Document:
         if any(key in record for key in (*TEXTS, *TURNS["messages"], *TURNS["sharegpt"])):
             return Document("", where)  # it is there, and null: an empty text
-        raise self._lacks("no field is known to hold the text", record, where)
+        raise self._lacks("no field is known to hold the text", UNKNOWN, record, where)
 
-    def _lacks(self, what: str, record: Record, where: str) -> DataError:
+    def _lacks(self, what: str, advice: str, record: Record, where: str) -> DataError:
+        """Return what to say of a record without a field.
+
+        Args:
+            advice: what to do, or the option that names the field.
+        """
         found = ", ".join(map(str, self.all_columns or record)) or "none"
-        return DataError(f"{where}: {what}; set data.text_field to one of the fields found: {found}")
+        if advice.endswith("_field"):
+            advice = f"set data.{advice} to one of the fields found"
+        form = f" for data.format = {self.options.format!r}" if self.options.format != "auto" else ""
+        return DataError(f"{where}: {what}{form}; {advice}: {found}")
 
     # --- the forms --------------------------------------------------------------------------------------------------
 
@@ -96,7 +109,7 @@ class Forms:
         keys = TEXTS if self.options.text_field is None else (self.options.text_field,)
         key = _first(record, keys)
         if key is None:
-            raise self._lacks(f"no field {keys[0]!r}", record, where)
+            raise self._lacks(f"no field {keys[0]!r}", "text_field", record, where)
         return Document(string(record[key], key, where), where)
 
     def _chatml(self, record: Record, where: str) -> Document:
@@ -107,7 +120,7 @@ class Forms:
         keys = sum(TURNS.values(), ()) if given is None else (given,)
         key = _first(record, keys)
         if key is None:
-            raise self._lacks(f"no field {' or '.join(keys)}", record, where)
+            raise self._lacks(f"no field {' or '.join(keys)}", "messages_field", record, where)
         if record[key] is None:
             return Document("", where)
         messages = with_system(record.get("system"), messages_of(record[key], key, where), where)
@@ -117,8 +130,9 @@ class Forms:
         before, prompt = self._before(record, [asked], where)
         key = self.options.response_field or answered
         if prompt is None or key not in record:
-            lacks = f"no field {key!r}" if prompt else f"no field {self.options.prompt_field or asked!r}"
-            raise self._lacks(lacks, record, where)
+            name = key if prompt else self.options.prompt_field or asked
+            option = "response_field" if prompt else "prompt_field"
+            raise self._lacks(f"no field {name!r}", option, record, where)
         if record[key] is None:
             raise DataError(f"{where}: {key} is null: there is no answer to learn; take the record out")
         answer = Message("assistant", string(record[key], key, where))
@@ -144,7 +158,7 @@ class Forms:
                 raise DataError(f"{where}: rejected_response is given, and no answer that is better; mend it")
             return evolve(whole, rejected=worse)
         if "chosen" not in record or "rejected" not in record:
-            raise self._lacks("no fields chosen and rejected", record, where)
+            raise self._lacks("no fields chosen and rejected", "found", record, where)
         prompt = self._prompt(record, where)
         better, worse = (self._side(record, key, prompt, where) for key in ("chosen", "rejected"))
         shared = next((n for n, (a, b) in enumerate(zip(better, worse, strict=False)) if a != b), 10**9)

@@ -57,8 +57,10 @@ def parse_line(line: bytes, where: str) -> Any:
 
 def json_error(where: str, error: json.JSONDecodeError, column: int) -> DataError:
     """Return what to say of text that is not JSON."""
-    advice = 'if each line is a record, set data.name = "jsonl"' if error.msg == "Extra data" else "mend the file"
-    return DataError(f"{where}: not valid JSON: {error.msg} at column {column}; {advice}")
+    advice = "mend the file, or have `llmx data clean` take out what is broken"
+    if error.msg == "Extra data":
+        advice = 'if each line is a record, set data.name = "jsonl"'
+    return DataError(f"{where}: not valid JSON: {error.msg.removesuffix(' at')} at column {column}; {advice}")
 
 
 def unreadable(where: str, error: Exception) -> DataError:

@@ -111,4 +111,6 @@ def not_utf8(place: Place) -> DataError:
     if binary:
         return DataError(f"{place.name}:{line}: binary data, not text in UTF-8; "
                          "give the dataset that reads it, or take it out")  # fmt: skip
-    return DataError(f"{place.name}:{line}: not valid UTF-8; convert the file, as with iconv -t UTF-8")
+    return DataError(
+        f"{place.name}:{line}: not valid UTF-8; convert it by `llmx data clean`, or as with iconv -t UTF-8"
+    )

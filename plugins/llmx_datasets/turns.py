@@ -7,17 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmx.errors import DataError
-from llmx.protocols import Message
+from llmx.protocols import CALLS, ROLES, Message
 
-ROLES = {
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response"), "tool"),
-}
-"""What a role is called, by what datasets call it."""
-CALLS = ("function_call", "tool_call")
-"""Roles of a turn whose content is the call itself, as JSON."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
 LOSS = ("loss", "weight", "train")
 
@@ -28,9 +19,11 @@ def messages_of(turns: Any, key: str, where: str) -> tuple[Message, ...]:
     Raises:
         DataError: a turn is none; the message names its place.
     """
-    turns = from_json(turns, key, where)
+    if not isinstance(turns, str) or turns.lstrip().startswith(("[", "{")):  # other text was never meant as JSON
+        turns = from_json(turns, key, where)
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise DataError(f"{where}: {key} must be a list of messages; set data.text_field to a field with text")
+        kind = ", not text" if isinstance(turns, str) else ""
+        raise DataError(f"{where}: {key} must be a list of messages{kind}; set data.text_field to a field with text")
     found: list[Message] = []
     for number, turn in enumerate(turns):
         message, is_call = _message(turn, f"{key}[{number}]", where)

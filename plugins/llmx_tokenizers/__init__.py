@@ -40,8 +40,8 @@ class CharOptions:
 @frozen
 class SentencePieceOptions:
     vocab_size: int = field(default=4096, validator=validators.gt(BASE_SIZE), metadata={"unit": "ids"})
-    """Ids, the special ones and the 256 bytes included. 4096 suits corpora of some megabytes and models of some
-    millions of parameters, whose embedding would outweigh the rest with more."""
+    """Most ids, the special ones and the 256 bytes included; a small corpus gives fewer. 4096 suits corpora of some
+    megabytes and models of some millions of parameters, whose embedding would outweigh the rest with more."""
     character_coverage: float = field(
         default=0.9995, validator=[validators.gt(0.0), validators.le(1.0)], metadata={"unit": "fraction of characters"}
     )

@@ -13,7 +13,7 @@ from tokenizers.trainers import BpeTrainer
 from llmx.errors import DataError
 from llmx_tokenizers import BpeOptions
 from llmx_tokenizers.bytelevel import QWEN2
-from llmx_tokenizers.fast import LearnedTokenizer, add_specials, specials_of
+from llmx_tokenizers.fast import LearnedTokenizer, add_specials, specials_of, tell_fewer
 from llmx_tokenizers.sampling import sample
 
 PASSAGE = 2000
@@ -53,6 +53,7 @@ class BpeTokenizer(LearnedTokenizer):
         )
         tokenizer.train_from_iterator(passages, trainer)
         add_specials(tokenizer, specials)
+        tell_fewer(options.vocab_size, tokenizer.get_vocab_size())
         return cls(tokenizer)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +22,15 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 GENERIC = "PreTrainedTokenizerFast"
 """The class of transformers that does what tokenizer.json says; those of a model family add rules of their own."""
+
+
+def tell_fewer(wanted: int, learned: int) -> None:
+    """Say on stderr, once for all ranks, that a vocabulary is smaller than the recipe allows."""
+    if learned < wanted and os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(
+            f"llmx: tokenizer: learned {learned:,} ids, for the training texts are enough for no more "
+            f"(tokenizer.vocab_size = {wanted})\n"
+        )
 
 
 class FastTokenizer:

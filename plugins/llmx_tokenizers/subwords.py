@@ -13,7 +13,7 @@ import sentencepiece
 
 from llmx.errors import DataError
 from llmx_tokenizers import SPECIALS, SentencePieceOptions
-from llmx_tokenizers.fast import specials_of, write_config
+from llmx_tokenizers.fast import specials_of, tell_fewer, write_config
 from llmx_tokenizers.pieces import SPACE, quick_of, specials_in, write_fast
 from llmx_tokenizers.quick import Choice, Ids, arrays, threads
 from llmx_tokenizers.sampling import sample
@@ -23,6 +23,8 @@ NOT_LEARNED = re.compile("[\n\0\u2581\u2585]")
 """The line end has its own piece; the others mean something to the trainer, which leaves out lines that hold them."""
 LINE = 1000
 """Characters of a line that the trainer gets at a time: it leaves out lines of more than 4,192 bytes."""
+TOO_FEW = re.compile(r"Vocabulary size too high .*<= (\d+)")
+"""What the trainer says where the lines are too few for so many pieces, and the number they are enough for."""
 FIXED = {
     **{f"{token.strip('<>')}_piece": token for token in SPECIALS},
     **{f"{token.strip('<>')}_id": index for index, token in enumerate(SPECIALS)},
@@ -64,12 +66,14 @@ class SentencePieceTokenizer:
         """Learn the pieces.
 
         Raises:
-            DataError: the texts are too few for `vocab_size`, or their characters too many.
+            DataError: there is no text, or it has more characters than `vocab_size` has room for.
         """
         lines = sample(_lines(texts), options.sample_bytes)
         if not lines:
             raise DataError("tokenizer: there is no text to learn from; give more in data.path")
-        return cls(train(options, lines))
+        tokenizer = cls(train(options, lines))
+        tell_fewer(options.vocab_size, tokenizer.vocab_size)
+        return tokenizer
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -129,33 +133,40 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def train(options: SentencePieceOptions, lines: Sequence[str]) -> bytes:
-    """Return the model file learned from `lines`.
+    """Return the model file learned from `lines`; few lines give a smaller vocabulary.
 
     Raises:
         DataError: sentencepiece cannot make a vocabulary of that size from them; the message says which it can.
     """
-    specials = specials_of(options.special_tokens, options.vocab_size)
-    model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            model_type=options.model_type,
-            vocab_size=options.vocab_size,
-            character_coverage=options.character_coverage,
-            control_symbols=specials[len(SPECIALS) :],
-            **FIXED,
-        )
+        try:
+            return _train(options, options.vocab_size, lines)
+        except RuntimeError as error:
+            most = TOO_FEW.search(str(error))
+            if most is None:
+                raise
+        return _train(options, int(most[1]), lines)
     except RuntimeError as error:
         raise DataError(_advice(options.vocab_size, str(error))) from error
+
+
+def _train(options: SentencePieceOptions, vocab_size: int, lines: Sequence[str]) -> bytes:
+    specials = specials_of(options.special_tokens, options.vocab_size)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type=options.model_type,
+        vocab_size=vocab_size,
+        character_coverage=options.character_coverage,
+        control_symbols=specials[len(SPECIALS) :],
+        **FIXED,
+    )
     return model.getvalue()
 
 
 def _advice(vocab_size: int, message: str) -> str:
     where = f"tokenizer.vocab_size = {vocab_size}"
-    if found := re.search(r"Vocabulary size too high .*<= (\d+)", message):
-        most = found[1]
-        return f"{where}: the training texts are enough for {most} at most; set {most} or less, or give more text"
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return f"{where}: the characters of the training texts need {found[1]}; set that, or lower character_coverage"
     return f"{where}: sentencepiece cannot learn from the training texts: {message.strip().splitlines()[-1]}"

@@ -44,9 +44,10 @@ def cleaned(tmp_path: Path, content: bytes | str, name: str = "in.jsonl", **opti
     for path in (tmp_path / "out.jsonl", tmp_path / "rejects.jsonl"):
         path.unlink(missing_ok=True)
     tally = clean([str(source)], tmp_path / "out.jsonl", CleanOptions(**options))
-    kept, rejected = rows(tmp_path / "out.jsonl"), rows(tmp_path / "rejects.jsonl")
+    beside = {"rejects.jsonl"} if tally.rejected else set()
+    kept, rejected = rows(tmp_path / "out.jsonl"), rows(tmp_path / "rejects.jsonl") if beside else []
     assert (tally.kept, tally.records) == (len(kept), len(kept) + len(rejected))
-    assert {path.name for path in tmp_path.iterdir()} - {"b"} == {name, "out.jsonl", "rejects.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} - {"b"} == {name, "out.jsonl", *beside}
     return kept, rejected
 
 
@@ -368,7 +369,7 @@ def sharegpt(first: str, second: str) -> dict[str, Any]:
         (calling("look"), calling("go"), False),
         (calling("look"), calling("look", type="function"), False),
         (calling("look", id="call_1"), calling("look", id="call_2"), True),
-        (chat("user", "assistant"), chat("system", "user"), False),
+        (chat("user", "assistant"), chat("system", "assistant"), False),
         (chat("user", "assistant"), {**chat("user", "assistant"), "tools": [{"name": "look"}]}, False),
         (chat("user", "assistant"), {**chat("user", "assistant", tool_calls=[]), "source": "web"}, True),
         (chat("user", "assistant"), sharegpt("human", "gpt"), True),
@@ -570,11 +571,12 @@ def test_what_is_not_its_own_stays(tmp_path: Path) -> None:
     """A file or a folder that stands where it would write, an input, other options: it says so and touches nothing."""
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"text": "some text"}\n')
-    for path in (out, tmp_path / "rejects.jsonl"):
+    for path, name in ((out, "OUT"), (tmp_path / "rejects.jsonl", "--rejects")):
         path.write_text("mine")
-        with pytest.raises(RecipeError, match=rf"{path.name}: exists"):
+        with pytest.raises(RecipeError, match=rf"{path.name}: exists: give {name} another name, or move it away"):
             clean([str(source)], out, CleanOptions())
         assert path.read_text() == "mine"
+        assert {each.name for each in tmp_path.iterdir()} == {"in.jsonl", path.name}
         path.unlink()
     with pytest.raises(RecipeError, match="is one of the files to clean"):
         clean([str(source)], source, CleanOptions())
@@ -610,6 +612,59 @@ def test_what_is_not_its_own_stays(tmp_path: Path) -> None:
     assert out.read_text() == "mine"
     out.unlink()
     assert clean([str(source)], out, CleanOptions()).kept == 2
+
+
+def test_a_second_file_is_cleaned_into_the_same_folder(tmp_path: Path, llmx_cli: Any) -> None:
+    """Where nothing is rejected no file of rejects is written or named, so that it blocks no other clean."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": f"some text of {name}"}) + "\n")
+        done = llmx_cli("data", "clean", tmp_path / f"{name}.jsonl", tmp_path / "c" / f"{name}.jsonl")
+        assert done.returncode == 0, done.stderr
+        assert "rejects" not in done.stdout
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"a.jsonl", "b.jsonl"}
+
+
+USER, EMPTY = {"role": "user", "content": ASK}, {"role": "assistant", "content": " "}
+ANSWER = {"role": "assistant", "content": SAY}
+
+
+@pytest.mark.parametrize(
+    ("record", "reason", "detail"),
+    [
+        ({"messages": [USER, {"role": "wizard", "content": SAY}]}, "role", "messages[1] has the role 'wizard'"),
+        ({"messages": [{"content": ASK}]}, "role", "messages[0] has the role None"),
+        ({"messages": "not a list"}, "no-turns", "messages is no list of messages"),
+        ({"messages": [ASK]}, "no-turns", "messages is no list of messages"),
+        ({"messages": [USER]}, "no-answer", "messages has no turn of the assistant that says anything"),
+        (
+            {"conversations": [USER, EMPTY]},
+            "no-answer",
+            "conversations has no turn of the assistant that says anything",
+        ),
+        ({"instruction": ASK, "output": ""}, "no-answer", "output is empty"),
+        ({"query": ASK, "response": None}, "no-answer", "response is empty"),
+        ({"prompt": ASK, "chosen": SAY, "rejected": []}, "no-answer", "rejected is empty"),
+        ({"prompt": [USER], "chosen": [{"role": "x"}], "rejected": SAY}, "role", "chosen[0] has the role 'x'"),
+        ({"messages": json.dumps([USER, ANSWER])}, None, ""),
+        ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}]}, None, ""),
+        ({"conversations": [{"from": "human", "value": ASK}, {"from": "function_call", "value": "{}"}]}, None, ""),
+        ({"messages": [USER], "chosen": SAY, "rejected": ASK}, None, ""),
+        ({"text": ASK, "output": ""}, None, ""),
+        ({"messages": None, "text": ASK}, None, ""),
+    ],
+)
+def test_what_no_run_could_learn_is_rejected(tmp_path: Path, record: Any, reason: str | None, detail: str) -> None:
+    """A chat that no dataset reads, or without an answer, goes with its reason; calls and plain text are enough."""
+    kept, rejected = cleaned(tmp_path, json.dumps(record))
+    assert [(row["reason"], row["detail"]) for row in rejected] == ([(reason, detail)] if reason else [])
+    assert kept == ([] if reason else [record])
+
+
+def test_the_fault_of_a_json_text_reads_well() -> None:
+    """The words of Python's parser that end in "at" are not followed by another."""
+    with pytest.raises(json.JSONDecodeError) as caught:
+        json.loads('{"text": "cut')
+    assert raw.json_fault(caught.value) == "Unterminated string starting at character 10"
 
 
 def test_the_command(tmp_path: Path, llmx_cli: Any) -> None:

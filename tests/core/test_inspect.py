@@ -117,7 +117,7 @@ def test_it_says_what_goes_wrong(corpus: Corpus) -> None:
     left = corpus.sources[0].rows["left_out_documents"]
     assert f"chats: {left} of " in remarks
     assert "are left out" in remarks
-    assert "are never read" in remarks
+    assert "are never read; a larger data.sequence_length reads more of them" in remarks
     assert "3 of 55 documents are exact duplicates" in remarks
     text = to_text(corpus)
     assert remarks.splitlines()[0] in text

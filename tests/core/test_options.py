@@ -64,6 +64,12 @@ def test_no_value_is_converted_between_kinds(name: str, value: Any, wanted: str)
     assert f"must be {wanted}, not {value!r}" in faults_of(**{name: value})[f"x.{name}"]
 
 
+def test_one_text_for_a_list_is_shown_as_a_list() -> None:
+    """How to write it is part of the message, in the form that TOML and the command line take."""
+    assert faults_of(names="user")["x.names"] == "must be list of str, not 'user' (str); write [\"user\"]"
+    assert faults_of(names=3)["x.names"] == "must be list of str, not 3 (int)"
+
+
 def test_all_faults_are_reported_at_once() -> None:
     """Types, ranges and unknown names, each with its path."""
     found = faults_of(lr=-1.0, flag="no", namse=3)

@@ -20,6 +20,7 @@ import pytest
 
 from llmx import DataError, LlmxError, PluginError, progress
 from llmx.api import layers_of
+from llmx.cli import main
 from llmx.corpora import new_corpora
 from llmx.data import blocks, engine, journal, prepare, workers
 from llmx.data.encode import Encoder, LossMask
@@ -323,11 +324,13 @@ def test_work_goes_on_behind_the_last_shard_that_is_whole(
 ) -> None:
     """A shard that was damaged after a stop is made again, with those that came after it, and nothing else is."""
     given, encoder = texts(300), plain(Bytes())
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stop:
         prepare.prepare(Words(given), Split(0.1), encoder, "hash", workers=1, report=stopped(15))
     (part,) = cache.glob(".part-*")
     steps = json.loads((part / journal.JOURNAL).read_text())["steps"]
     assert len(steps) > 3
+    (note,) = stop.value.__notes__
+    assert note == f"the same command goes on after the {steps[-1]['documents']} documents that are encoded"
     (part / "train-00001.arrow").write_bytes(b"damaged")
     (part / ".tmp-train-00099.arrow").write_bytes(b"half")
     resumed = prepared(Words(given), Split(0.1), encoder, "hash", workers=1)
@@ -335,6 +338,32 @@ def test_work_goes_on_behind_the_last_shard_that_is_whole(
     monkeypatch.setenv("LLMX_CACHE", str(tmp_path / "other"))
     assert shards(resumed.folder) == shards(prepare.prepare(Words(given), Split(0.1), encoder, "hash"))
     assert {path.name for path in resumed.folder.iterdir()} == {*shards(resumed.folder), "manifest.json"}
+
+
+def test_who_stops_a_preparation_is_told_what_is_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the one line of the command, also where nothing is whole yet and nothing stays."""
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        return prepared(Words(texts(9)), Split(0.1), plain(Bytes()), "hash", report=stopped(1))
+
+    monkeypatch.setattr(prepare, "prepared", interrupted)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the tests go on in this process
+    with pytest.raises(SystemExit) as done:
+        main(["data", "prepare", "--tokenizer", "char", "data.limit=5"])
+    assert done.value.code == 130
+    said = "llmx: interrupted: no shard was whole yet, so the same command encodes from the beginning\n"
+    assert capsys.readouterr().err.lstrip("\n") == said
+    assert not list(cache.glob(".part-*"))
+
+
+def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here a file is where the folder should be."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLMX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(LlmxError, match=r"file.*: the cache cannot be written; set LLMX_CACHE to a folder that can"):
+        prepare.prepare(Words(texts(9)), Split(0.1), plain(Bytes()), "hash")
 
 
 @pytest.mark.usefixtures("tiny")
@@ -541,11 +570,13 @@ def test_the_command_prepares_what_a_run_reads(
 
 
 def test_the_command_verifies_every_byte_when_asked(corpus: Path, tmp_path: Path, llmx_cli: Cli) -> None:
-    """A flipped bit is one line that names the shard."""
+    """That all agree is said; a flipped bit is one line that names the shard."""
     asked = ("data", "prepare", f"data.path={corpus}", "--tokenizer", "char")
     made = llmx_cli(*asked, "--json", LLMX_CACHE=str(tmp_path))
     path = Path(json.loads(made.stdout)[0]["folder"]) / "train-00000.arrow"
     data = bytearray(path.read_bytes())
+    assert "in the cache; checksums agree; " in llmx_cli(*asked, "--verify", LLMX_CACHE=str(tmp_path)).stdout
+    assert "checksums" not in llmx_cli(*asked, LLMX_CACHE=str(tmp_path)).stdout
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     done = llmx_cli(*asked, "--verify", LLMX_CACHE=str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -127,6 +128,11 @@ def test_several_sources_are_told_apart() -> None:
         ({"sources": [{"path": "a.txt", "weight": 0}]}, r"data\.sources\[0\]\.weight"),
         ({"sources": [{"path": "a.txt"}], "path": "b.txt"}, "data.sources and data.path are given: keep one of them"),
         ({"sources": [{"path": "a.txt", "colour": 1}]}, r"data\.sources\[0\]\.colour = 1: no such option"),
+        ({"sources": [{"path": "a.txt", "weigth": 1}]}, r"weigth = 1: no such option; nearest: weight"),
+        ({"loss_on": ["asistant"]}, r"data\.loss_on = .*: no such role 'asistant'; nearest: assistant$"),
+        ({"loss_on": ["wizard"]}, r"no such role 'wizard'; nearest: user, assistant, system, tool"),
+        ({"pth": "x.txt"}, r"data\.pth = 'x\.txt': no such option; nearest: path"),
+        ({"pakcing": "none"}, r"no such option; nearest: packing"),
         ({"sources": [{"path": "a.xyz"}]}, "no dataset is chosen by this ending"),
     ],
 )
@@ -150,6 +156,30 @@ def test_every_path_of_a_list_chooses_the_dataset() -> None:
         resolve({"data": {"name": "text", "path": "a.txt"}}, {"data": {"path": mixed}})
     assert resolve({"data": {"path": mixed, "name": "text"}}).sources[0].part.name == "text"
     assert resolve({"data": {"path": ["folder", "c.jsonl", "d.ndjson"]}}).sources[0].part.name == "jsonl"
+
+
+def test_a_folder_is_read_by_what_is_in_it(tmp_path: Path) -> None:
+    """By the one dataset that reads its files, those below and none that is hidden; else a line says what it is."""
+    layer = Layer(f"data.path={tmp_path}", {"data": {"path": str(tmp_path)}})
+
+    def fault() -> str:
+        with pytest.raises(RecipeError) as caught:
+            Recipe.resolve([layer])
+        assert str(caught.value).count("data.path=") == 1
+        assert "data.path = " not in str(caught.value)
+        return str(caught.value)
+
+    assert f"data.path={tmp_path}: is an empty folder; set data.name" in fault()
+    (tmp_path / "notes.docx").touch()
+    (tmp_path / ".hidden.csv").touch()
+    assert "is a folder, and no file in it has an ending that chooses a dataset" in fault()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.jsonl").touch()
+    recipe = Recipe.resolve([layer])
+    assert (recipe.sources[0].part.name, recipe.sources[0].label) == ("jsonl", tmp_path.name)
+    (tmp_path / "b.txt").touch()
+    assert re.search(r"text \(.*b\.txt\) and jsonl \(.*a\.jsonl\): give each its own .*set data\.name", fault())
+    assert Recipe.resolve([layer, Layer("flag", {"data": {"name": "text"}})]).sources[0].part.name == "text"
 
 
 def test_a_resolved_recipe_reads_back_equal() -> None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from llmx import Registry
 from llmx.cli.tokenizer import command
+from llmx.cli.tokenizer.train import run_with
 from llmx.errors import DataError, LlmxError, RecipeError
 from llmx.pretrained import LLMX, load_tokenizer
 
@@ -32,10 +33,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: object) -> str:
-    """Run a subcommand and return what it prints."""
+    """Run a subcommand and return what it prints on stdout."""
     done = CliRunner().invoke(command, [*map(str, arguments)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return done.output
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,16 @@ def test_learning_again_gives_the_same_files(trained: Path, corpus: Path, tmp_pa
         each.name: each.read_bytes() for each in (tmp_path / "again").iterdir()
     }
     assert printed == json.loads((trained / LLMX).read_text())["learned_from"]
+
+
+def test_the_run_it_names_is_of_the_same_corpus() -> None:
+    """Recipe, overrides and other parts are repeated, quoted for a shell; what was said of the tokenizer is not."""
+    overrides = ["data.path=a b.txt", "tokenizer.vocab_size=300", "tokenizer=bpe", "data.limit=3"]
+    names = {"tokenizer": "bpe", "model": "tinyllm", "logger": ("console", "jsonl"), "data": None}
+    command = run_with(Path("my tok"), Path("r.toml"), overrides, names)
+    first = "llmx run r.toml 'data.path=a b.txt' data.limit=3 --model tinyllm --logger console --logger jsonl"
+    assert command == f"{first} --tokenizer hf 'tokenizer.path=my tok'"
+    assert run_with(Path("tok"), None, [], {}) == "llmx run --tokenizer hf tokenizer.path=tok"
 
 
 def test_the_held_out_documents_are_not_learned_from(corpus: Path, tmp_path: Path) -> None:

@@ -115,8 +115,9 @@ def main(arguments: list[str] | None = None) -> Any:
             raise
         where = f"{error.filename}: " if error.filename else ""
         fail(LlmxError(f"{where}{error.strerror}"), debug="--debug" in given)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("llmx: interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        notes = getattr(stop.__cause__ or stop, "__notes__", [])  # click makes the one of the other
+        click.echo(": ".join(["llmx: interrupted", *notes]), err=True)
         sys.exit(130)
 
 

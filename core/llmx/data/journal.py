@@ -15,6 +15,7 @@ from attrs import asdict, define, frozen
 
 from llmx.data.split import SplitName
 from llmx.data.store import Shard, ShardWriter, file_sha256
+from llmx.errors import LlmxError
 from llmx.files import fsync, fsync_folder, write_atomically
 
 JOURNAL = "journal.json"
@@ -119,13 +120,16 @@ def locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     path = _lock_path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         sys.stderr.write("llmx: another process is preparing the same data: waiting for it\n")
         lock.acquire()
+    except OSError as error:
+        reason = f"{error.filename or path}: {error.strerror or error}"
+        raise LlmxError(f"{reason}: the cache cannot be written; set LLMX_CACHE to a folder that can") from error
     try:
         yield
     finally:

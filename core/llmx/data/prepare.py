@@ -147,7 +147,11 @@ def _make(
     try:
         journal = Journal.open(part, identity, encoder.tokenizer.vocab_size)
         resumed = journal.documents
-        _fill(journal, Reader(reader.dataset, reader.split, resumed), encoder, engine, workers, report)
+        try:
+            _fill(journal, Reader(reader.dataset, reader.split, resumed), encoder, engine, workers, report)
+        except KeyboardInterrupt as stop:
+            stop.add_note(_kept(journal.documents))
+            raise
         fault = _fault(journal, reader.dataset.fingerprint() != identity["dataset"])
         if fault:
             shutil.rmtree(part, ignore_errors=True)
@@ -161,6 +165,13 @@ def _make(
         if not (part / JOURNAL).exists():  # no shard of it is whole; those that are wait for the next try
             shutil.rmtree(part, ignore_errors=True)
     return resumed
+
+
+def _kept(documents: int) -> str:
+    """Return what to say to who stopped a preparation."""
+    if documents:
+        return f"the same command goes on after the {documents:,} documents that are encoded"
+    return "no shard was whole yet, so the same command encodes from the beginning"
 
 
 def _fault(journal: Journal, changed: bool) -> str | None:

@@ -164,7 +164,8 @@ class Corpus:
                 yield f"{at}{left:,} rows have no token to train on: they are left out"
             if cut := rows.get("truncated_documents", 0):
                 what = f"{cut:,} of {rows['documents']:,} chats are longer than a row of {self.length:,}"
-                yield f"{at}{what}: their last {rows['truncated_tokens']:,} tokens are never read"
+                unread = f"their last {rows['truncated_tokens']:,} tokens are never read"
+                yield f"{at}{what}: {unread}; a larger data.sequence_length reads more of them"
             if lost := rows.get("lost_turns", 0):
                 yield f"{at}{lost:,} turns are not trained on: the template rewrites them once others follow"
             if source.duplicate_share >= 0.01:

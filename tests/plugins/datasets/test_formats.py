@@ -302,3 +302,15 @@ def test_a_quote_that_swallows_rows_is_named(tmp_path, content, line, build, wri
         quotes = Quotes(io.BytesIO(content.encode()), ",")
         assert b"".join(iter(partial(quotes.read, size), b"")) == content.encode()
         assert quotes.open_line == line
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (b'{"text": "\xb2\xe8"}\n', "not valid UTF-8; convert it by `llmx data clean`, or as with iconv"),
+        (b'{"text": "cut\n', "Unterminated string starting at column 10; mend the file, or have `llmx data clean`"),
+    ],
+)
+def test_a_file_that_can_be_cleaned_names_the_command(tmp_path, build, write, fails, content, advice):
+    """Bytes of another encoding and broken lines are what `llmx data clean` is for."""
+    fails(build("jsonl", path=write(tmp_path / "a.jsonl", content)), advice)

@@ -162,6 +162,13 @@ def test_options_choose_the_form_and_the_fields(record, options, document):
     assert read(record, **options) == document
 
 
+@pytest.mark.parametrize("name", ["messages_field", "prompt_field", "response_field"])
+def test_text_field_goes_with_no_other(name):
+    """Plain text has no turns: both at once are refused, not one of them left out in silence."""
+    with pytest.raises(ValueError, match=f"'{name}' cannot be set beside text_field, which reads plain text"):
+        read({"text": "t", "q": "u"}, text_field="text", **{name: "q"})
+
+
 def turn(**fields):
     """Return a record of one turn."""
     return {"messages": [fields]}
@@ -169,11 +176,12 @@ def turn(**fields):
 
 BROKEN = [
     ([1], {}, r"must be an object with fields, not list"),
-    ({"id": 1}, {}, r"no field is known to hold the text; set data\.text_field .*: id$"),
+    ({"id": 1}, {}, r"no field is known to hold the text; set data\.text_field, or .*: id$"),
     ({}, {}, r"no field is known.*: none$"),
     ({"text": 3}, {}, r"text must be text, not int"),
     ({"text": "\ud800"}, {}, r"text holds half a surrogate pair, \\ud800"),
-    ({"messages": "hi"}, {}, r"messages must be JSON"),
+    ({"messages": "hi"}, {}, r"messages must be a list of messages, not text"),
+    ({"messages": '[{"role"'}, {}, r"messages must be JSON"),
     ({"messages": {"role": "user"}}, {}, r"messages must be a list of messages"),
     (turn(role="robot", content="x"), {}, r"messages\[0\] has the role 'robot', which none knows; use one of user, "),
     (turn(content="x"), {}, r"messages\[0\] has the role None"),
@@ -200,11 +208,25 @@ BROKEN = [
     ({"chosen": "a", "rejected": "w"}, {}, r"chosen: no prompt is known .*data\.prompt_field"),
     ({"prompt": "u", "chosen": [], "rejected": "w"}, {}, r"chosen: it has no turn"),
     ({"text": "t", "rejected_response": "w"}, {}, r"rejected_response is given, and no answer that is better"),
-    ({"text": "t"}, {"format": "messages"}, r"no field messages or conversations.*: text$"),
-    ({"text": "t"}, {"format": "preference"}, r"no fields chosen and rejected"),
-    ({"text": "t"}, {"format": "alpaca"}, r"no field 'instruction'"),
-    ({"text": "t"}, {"prompt_field": "q"}, r"no field 'q'"),
-    ({"q": "t"}, {"prompt_field": "q", "response_field": "r"}, r"no field 'r'"),
+    (
+        {"text": "t"},
+        {"format": "messages"},
+        r"no field messages or conv.* for data\.format = 'messages'; set data\.messages_field to one .*: text$",
+    ),
+    (
+        {"text": "t"},
+        {"format": "preference"},
+        r"no fields chosen and rejected for data\.format = 'preference'; .*: text$",
+    ),
+    (
+        {"text": "t"},
+        {"format": "alpaca"},
+        r"no field 'instruction' for data\.format = .*; set data\.prompt_field to one",
+    ),
+    ({"text": "t"}, {"prompt_field": "q"}, r"no field 'q'; set data\.prompt_field to one of the fields found: text$"),
+    ({"q": "t"}, {"prompt_field": "q", "response_field": "r"}, r"no field 'r'; set data\.response_field to one .*: q$"),
+    ({"q": "t"}, {"response_field": "r"}, r"no field 'query'; set data\.prompt_field to one"),
+    ({"q": "t", "a": "s"}, {}, r"data\.text_field, or .*data\.prompt_field and data\.response_field, .* found: q, a$"),
     ({"text": "t"}, {"format": "chatml"}, r"ChatML with 't' where a whole turn must stand"),
 ]
 

@@ -56,10 +56,13 @@ def test_it_is_the_same_on_any_number_of_threads_and_in_any_process(many, tmp_pa
     assert len(json.loads(file)["model"]["merges"]) > 300
 
 
-def test_ids_are_counted_in_vocab_size(build, many):
-    """A corpus that has more to learn fills the vocabulary to the id; a small one gives fewer."""
+def test_ids_are_counted_in_vocab_size(build, many, capsys):
+    """A corpus that has more to learn fills the vocabulary to the id; a small one gives fewer, and one line says so."""
     assert build("bpe", many, vocab_size=300, special_tokens=["<x>"]).vocab_size == 300
-    assert 260 < build("bpe", ["aab aab"], vocab_size=300).vocab_size < 300
+    assert capsys.readouterr().err == ""
+    small = build("bpe", ["aab aab"], vocab_size=300)
+    assert 260 < small.vocab_size < 300
+    assert capsys.readouterr().err.startswith(f"llmx: tokenizer: learned {small.vocab_size} ids, ")
     assert build("bpe", ["aab aab"], vocab_size=300, min_frequency=3).vocab_size == 260
 
 

@@ -25,13 +25,14 @@ def test_indentation_has_pieces(build):
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_too_large_a_vocabulary_names_one_that_works(model_type, capfd, build):
-    """The error has the largest size, with which learning then succeeds; the library prints nothing itself."""
-    with pytest.raises(DataError, match=r"tokenizer\.vocab_size = 9999: .* \d+ at most; set \d+ or less") as caught:
-        build("sentencepiece", vocab_size=9999, model_type=model_type)
-    assert "\n" not in str(caught.value)
-    size = int(str(caught.value).split(" at most")[0].split()[-1])
-    assert build("sentencepiece", vocab_size=size, model_type=model_type).vocab_size == size
+def test_a_small_corpus_gives_what_it_is_enough_for(model_type, capfd, build):
+    """One line says how many ids there are; asking for as many gives the same ids and no line."""
+    fewer = build("sentencepiece", vocab_size=9999, model_type=model_type)
+    said = f"llmx: tokenizer: learned {fewer.vocab_size:,} ids, for the training texts are enough for no more"
+    assert capfd.readouterr() == ("", f"{said} (tokenizer.vocab_size = 9999)\n")
+    same = build("sentencepiece", vocab_size=fewer.vocab_size, model_type=model_type)
+    assert 300 < same.vocab_size == fewer.vocab_size
+    assert same.encode("The quick dog") == fewer.encode("The quick dog")
     assert capfd.readouterr() == ("", "")
 
 

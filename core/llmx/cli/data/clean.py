@@ -55,8 +55,9 @@ def command(
     """Write the records of IN that are whole, long enough and not double to OUT, a new .jsonl file.
 
     IN are files, folders or patterns of .jsonl, .json and .txt, also packed as .gz or .zst. Chats stay chats: only
-    their texts are looked at, and other fields are kept. What is rejected goes to rejects.jsonl with its file, line
-    and reason. The same command goes on where it was stopped.
+    their texts are changed, and other fields are kept; those without an answer, or with roles that none knows, go.
+    What is rejected goes to rejects.jsonl with its file, line and reason. The same command goes on where it was
+    stopped.
 
     \b
     llmx data clean raw.jsonl clean.jsonl
@@ -76,9 +77,9 @@ def command(
         return
     click.echo(tally.text())
     if not dry_run:
-        click.echo(
-            f"\n{out}: {tally.kept:,} records\n{rejects or out.with_name('rejects.jsonl')}: the others, with reasons"
-        )
+        click.echo(f"\n{out}: {tally.kept:,} records")
+        if tally.rejected:
+            click.echo(f"{rejects or out.with_name('rejects.jsonl')}: the others, with reasons")
 
 
 def _options(given: dict[str, object]) -> CleanOptions:

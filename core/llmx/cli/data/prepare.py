@@ -53,7 +53,7 @@ def command(
     for label, dataset in made.datasets.items():
         given = (dataset, made.split, made.encoder, made.digest)
         done = prepared(*given, engine=engine, workers=workers, every_byte=verify)
-        rows.append(_facts(label, done, time.monotonic() - began))
+        rows.append({**_facts(label, done, time.monotonic() - began), "verified": verify})
         began = time.monotonic()
         if not as_json:
             click.echo(_text(rows[-1]))
@@ -89,6 +89,8 @@ def _text(facts: dict[str, Any]) -> str:
         how = f"made in {facts['seconds']:.1f} s, {tokens / max(facts['seconds'], 1e-9):,.0f} tokens/s"
     if facts["resumed_documents"]:
         how += f"; {facts['resumed_documents']:,} documents were done before"
+    if facts["verified"]:
+        how += "; checksums agree"
     lines = [f"{facts['source']}: {facts['folder']}", f"  {how}; {facts['shards']} shards, {facts['bytes']:,} bytes"]
     for name, split in splits.items():
         text = f"  {name:5} {split['documents']:,} documents, {split['tokens']:,} tokens"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,16 @@ def command(arguments: tuple[str, ...], out: Path, as_json: bool, **names: Any) 
         return
     read = f"{facts['documents']:,} documents, {facts['characters']:,} characters"
     click.echo(f"{facts['tokenizer']}: {facts['vocab_size']:,} ids from {read} in {time.monotonic() - begin:.1f} s")
-    click.echo(f"{out}: llmx run --tokenizer hf tokenizer.path={out}; llmx tokenizer inspect {out}")
+    click.echo(f"{out}: {run_with(out, source, overrides, names)}; llmx tokenizer inspect {shlex.quote(str(out))}")
+
+
+def run_with(out: Path, source: Path | None, overrides: Sequence[str], names: dict[str, Any]) -> str:
+    """Return the command of a run with the tokenizer in `out` and what else was given."""
+    given = {section: value for section, value in given_names(names).items() if section != "tokenizer"}
+    flags = [[f"--{section}", one] for section, v in given.items() for one in (v if isinstance(v, list) else [v])]
+    others = [each for each in overrides if not each.startswith(("tokenizer=", "tokenizer."))]
+    words = ["llmx", "run", *([str(source)] if source else []), *others, *itertools.chain(*flags)]
+    return shlex.join([*words, "--tokenizer", "hf", f"tokenizer.path={out}"])
 
 
 def learn(recipe: Recipe) -> tuple[Tokenizer, dict[str, Any]]:

@@ -46,7 +46,7 @@ class Raw:
 def json_fault(error: Exception) -> str:
     """Return what is wrong with a JSON text in a few words."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.pos + 1}"
+        return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
     return "too deeply nested" if isinstance(error, RecursionError) else str(error).partition(";")[0]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from llmx.data.clean.chats import chat_fault
 from llmx.data.clean.fields import sense_of, texts_of, with_texts
 from llmx.data.clean.files import find_inputs
 from llmx.data.clean.near import BANDS, MinHash, jaccard, shingles_of, units_of
@@ -28,7 +29,7 @@ from llmx.data.clean.work import Work, locked, open_work, publish, read_state
 from llmx.errors import LlmxError, RecipeError
 from llmx.files import FULL
 
-FORMAT = 2
+FORMAT = 3
 """Of the result and of the work folder; raised when either changes."""
 
 COMMIT_S = 5.0
@@ -62,7 +63,7 @@ def clean(
     Args:
         inputs: files, folders or patterns.
         out: a new JSONL file; beside it `out.cleaning/` holds the work until it is done.
-        rejects: a new JSONL file for the other records; by default `rejects.jsonl` beside `out`.
+        rejects: a new JSONL file for the other records, if there are any; by default `rejects.jsonl` beside `out`.
         dry_run: count, and write nothing that stays.
         report: called with the number of records read.
 
@@ -78,9 +79,9 @@ def clean(
     with _folder(out, dry_run=dry_run) as folder, _room(folder), locked(folder):
         state = read_state(folder, identity)
         if not state["done"]:
-            for target in () if dry_run else (out, rejects):
+            for target, name in () if dry_run else ((out, "OUT"), (rejects, "--rejects")):
                 if target.exists():
-                    raise RecipeError(f"{target}: exists: give another name, or move it away")
+                    raise RecipeError(f"{target}: exists: give {name} another name, or move it away")
             with open_work(folder, identity, state, 2 + (BANDS if options.near else 0)) as work:
                 _run(work, paths, options, report)
         tally = Tally.from_json(read_state(folder, identity)["tally"])
@@ -188,6 +189,8 @@ class Judge:
         after = texts_of(value, self.options.fields) or []
         whole = BETWEEN.join(filter(None, after))
         self._measure(whole)
+        if not self.options.fields and (fault := chat_fault(value)):  # what fields of the user's mean is not known
+            raise RejectedError(*fault)
         keys = self._compare(whole, value)
         changed = after != before
         self.work.tally.kept += 1

@@ -19,6 +19,9 @@ REASONS = {
     "empty": "no text, or white space alone",
     "too-short": "fewer characters than --min-chars",
     "too-long": "more characters than --max-chars, or more bytes than can be held",
+    "no-turns": "a chat that is no list of turns",
+    "role": "a turn whose role none knows",
+    "no-answer": "a chat without a turn of the assistant, or an empty answer",
     "duplicate": "what a kept record says, but for white space",
     "near-duplicate": "nearly what a kept record says (--near)",
 }

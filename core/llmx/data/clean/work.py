@@ -81,7 +81,7 @@ class Work:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Have the folder of a clean to oneself, made now if it is not there.
+    """Have the folder of a clean to oneself, made now if it is not there; it goes again if nothing was committed.
 
     Raises:
         RecipeError: the folder is something else.
@@ -94,7 +94,12 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            yield
+            try:
+                yield
+            except BaseException:
+                if not (folder / STATE).exists():  # nothing was committed: there is nothing to go on from
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
     except Timeout:
         raise LlmxError(f"{folder}: another process is at this clean; wait for it") from None
 
@@ -167,6 +172,8 @@ def publish(folder: Path, out: Path, rejects: Path) -> None:
     Raises:
         RecipeError: something stands there by now.
     """
+    if (folder / REJECTS).exists() and not (folder / REJECTS).stat().st_size:
+        (folder / REJECTS).unlink()  # nothing was rejected
     for name, target in ((REJECTS, rejects), (KEPT, out)):
         if (folder / name).exists():
             if target.exists():
