@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,34 +53,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     samples = [Sample("corpus/" + "long" * 40 + ".jsonl:17", "对话数据", 2_000, 900, 1_500, spans)] * 2
     corpus = Corpus("对话数据 + other", 1_024, "auto", ["tokenizer hf", "template qwen3"], sources, None, samples)
     return write_page(corpus, tmp_path_factory.mktemp("page") / "corpus.html").as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium; these proofs fail without it."""
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    assert program, "these tests need Chromium on PATH"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    """The page, opened without network; it must not report an error, a policy's breach or a request."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    page, faults, requests = context.new_page(), [], []
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(address)
-    yield page
-    assert faults == []
-    assert set(requests) == {address}
-    context.close()
 
 
 @pytest.mark.parametrize("width", [320, 375, 768, 1280])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +48,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     write_run(folder / "一号", 3_000, 1_024, 2.0)
     write_run(folder / "two", 2_500, 512, 3.0)
     return write_report([folder / "一号", folder / "two"], folder / "report.html").as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium; these proofs fail without it."""
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    assert program, "these tests need Chromium on PATH"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    """The page, opened without network; it must not report an error, a policy's breach or a request."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    page, faults, requests = context.new_page(), [], []
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(address)
-    yield page
-    assert faults == []
-    assert set(requests) == {address}
-    context.close()
 
 
 def drawn(page: Any) -> dict[str, list[str]]:
