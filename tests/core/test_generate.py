@@ -12,7 +12,7 @@ import torch
 
 import llmx
 from llmx import CheckpointError, Component, RecipeError, Registry
-from llmx.generate.decode import stream_text
+from llmx.generate.text import stream_text
 from llmx.testing import check_cached_decoding
 
 MODELS = [offer.component for offer in Registry().offers("model")]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmx.nn.cache import KVCache
+from llmx.nn.cache import KVCache, KVRows
 from llmx.nn.norm import RMSNorm
 from llmx.nn.rotary import rotate
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         x_BTD: Tensor,
         tables: tuple[Tensor, Tensor],
         mask_BTS: Tensor | None,
-        cache: KVCache | None,
+        cache: KVCache | KVRows | None,
         block: int,
     ) -> Tensor:
         heads = (-1, self.head_width)
@@ -69,9 +69,10 @@ class Attention(nn.Module):
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         q_BNTH, k_BKTH = rotate(q_BTNH.transpose(1, 2), tables), rotate(k_BTKH.transpose(1, 2), tables)
         v_BKTH = self.v_proj(x_BTD).unflatten(-1, heads).transpose(1, 2)
-        if cache is not None:
-            k_BKTH, v_BKTH = cache.extend(block, k_BKTH, v_BKTH)
-        y_BNTH = attend(q_BNTH, k_BKTH, v_BKTH, mask_BTS)
+        if cache is None:
+            y_BNTH = attend(q_BNTH, k_BKTH, v_BKTH, mask_BTS)
+        else:
+            y_BNTH = cache.attend(block, q_BNTH, k_BKTH, v_BKTH, mask_BTS)
         out_BTD: Tensor = self.o_proj(y_BNTH.transpose(1, 2).flatten(-2))
         return out_BTD
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmx.nn.attention import Attention, attention_mask
-from llmx.nn.cache import KVCache
+from llmx.nn.cache import KVCache, KVRows
 from llmx.nn.mlp import SwiGLU
 from llmx.nn.norm import RMSNorm
 from llmx.nn.rotary import Yarn, rotary_tables
@@ -34,7 +34,7 @@ class Block(nn.Module):
         x_BTD: Tensor,
         tables: tuple[Tensor, Tensor],
         mask_BTS: Tensor | None,
-        cache: KVCache | None,
+        cache: KVCache | KVRows | None,
         block: int,
     ) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), tables, mask_BTS, cache, block)
@@ -106,9 +106,13 @@ class Decoder(nn.Module):
         *,
         documents_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | KVRows | None = None,
     ) -> Tensor:
         hidden_BTD = self.hidden(ids_BT, documents_BT=documents_BT, positions_BT=positions_BT, cache=cache)
+        return self.head(hidden_BTD)
+
+    def head(self, hidden_BTD: Tensor) -> Tensor:
+        """Return `logits_BTV` of hidden states."""
         return nn.functional.linear(hidden_BTD, self.head_weight())
 
     def hidden(
@@ -117,7 +121,7 @@ class Decoder(nn.Module):
         *,
         documents_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | KVRows | None = None,
     ) -> Tensor:
         past, tokens = (0 if cache is None else cache.length), ids_BT.shape[1]
         if positions_BT is None:
