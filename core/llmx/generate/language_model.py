@@ -10,6 +10,7 @@ from attrs import field, frozen
 from llmx.data.batches import stream_seed
 from llmx.data.encode import Encoder
 from llmx.errors import RecipeError
+from llmx.generate.chains import Link
 from llmx.generate.engine import Engine
 from llmx.generate.prompts import ChatPrompt, check_length, prompt_ids
 from llmx.generate.request import Answer, Request
@@ -46,6 +47,7 @@ class LanguageModel:
         options: defaults of `generate`.
         template: how its chats were written; None for a model that was trained on plain text.
         adapted: forms of the model with an adapter each, by name; they share its weights.
+        links: names and options of the chain, for who changes one of them.
     """
 
     model: Model
@@ -54,6 +56,7 @@ class LanguageModel:
     options: GenerateOptions
     template: Template | None = None
     adapted: Mapping[str, Model] = field(factory=dict)
+    links: Sequence[Link] = ()
 
     @overload
     def generate(
@@ -91,6 +94,18 @@ class LanguageModel:
         if self.template is None:
             raise RecipeError("--chat: the model was trained on plain text and has no template: leave --chat out")
         return ChatPrompt((Message("user", text),))
+
+    def chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> ChatPrompt:
+        """Return a chat, to be answered by the template that trained the model.
+
+        Raises:
+            RecipeError: the model was trained on no chats.
+        """
+        if self.template is None:
+            raise RecipeError(
+                "chat: the model was trained on plain text and has no template: continue texts with llmx generate"
+            )
+        return ChatPrompt(tuple(messages), tuple(tools))
 
     def stream(
         self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None

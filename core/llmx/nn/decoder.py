@@ -15,7 +15,7 @@ from llmx.nn.attention import Attention, attention_mask
 from llmx.nn.cache import KVCache, KVRows
 from llmx.nn.mlp import SwiGLU
 from llmx.nn.norm import RMSNorm
-from llmx.nn.rotary import Yarn, rotary_tables
+from llmx.nn.rotary import Yarn, rotary_tables, whole_tables
 from llmx.protocols import Role
 
 
@@ -99,6 +99,7 @@ class Decoder(nn.Module):
         self.model = Stack(vocab_size, width, blocks, eps)
         self.tied_names = ("lm_head.weight",) if tied else ()
         self.lm_head = None if tied else nn.Linear(width, vocab_size, bias=False)
+        self.packed_head: nn.Module | None = None  # llmx.nn.packed puts it in the place of lm_head
 
     def forward(
         self,
@@ -113,6 +114,9 @@ class Decoder(nn.Module):
 
     def head(self, hidden_BTD: Tensor) -> Tensor:
         """Return `logits_BTV` of hidden states."""
+        if self.packed_head is not None:
+            packed_BTV: Tensor = self.packed_head(hidden_BTD)
+            return packed_BTV
         return nn.functional.linear(hidden_BTD, self.head_weight())
 
     def hidden(
@@ -130,6 +134,8 @@ class Decoder(nn.Module):
         tables = rotary_tables(positions_BT, head_width, self.theta, yarn=self.yarn, as_published=self.as_published)
         mask_BTS = attention_mask(documents_BT, tokens, past, ids_BT.device)
         x_BTD = self.model.embed_tokens(ids_BT)
+        if not torch.is_grad_enabled():
+            tables = whole_tables(tables, x_BTD.dtype)
         for index, block in enumerate(self.blocks()):
             x_BTD = block(x_BTD, tables, mask_BTS, cache, index)
         if cache is not None:

@@ -22,8 +22,17 @@ class RMSNorm(nn.Module):
         if trains and not torch.compiler.is_compiling():  # the compiler cannot see into a function
             y: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
             return y
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._few_operations(x)
         normed = F.rms_norm(x.float(), x.shape[-1:], eps=self.eps)  # fp32: squares lose too much in bf16
         return normed.to(x.dtype) * self.weight.to(x.dtype)  # heads in bf16 stay so beside a weight in fp32
+
+    def _few_operations(self, x: Tensor) -> Tensor:
+        """As torch's own, which on a CPU is twice as many operations: for one token they are what takes time."""
+        x32 = x.float()
+        size = torch.linalg.vector_norm(x32, dim=-1, keepdim=True)
+        factor = size.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        return (x32 * factor).to(x.dtype).mul_(self.weight.to(x.dtype))
 
 
 class _RMSNorm(torch.autograd.Function):
