@@ -57,8 +57,7 @@ def test_the_losses_are_pefts(capsys: pytest.CaptureFixture[str]) -> None:
     curves = json.loads(done.stdout.splitlines()[-1])
     apart = max(abs(ours / theirs - 1) for ours, theirs in zip(curves["ours"], curves["theirs"], strict=True))
     with capsys.disabled():
-        print(
-            f"\nlosses of llmx and peft: at most {apart:.3%} apart, {curves['ours'][0]:.2f} to {curves['ours'][-1]:.2f}"
-        )  # noqa: T201
+        first, last = curves["ours"][0], curves["ours"][-1]
+        print(f"\nlosses of llmx and peft: at most {apart:.3%} apart, {first:.2f} to {last:.2f}")  # noqa: T201
     assert curves["ours"][-1] < 0.9 * curves["ours"][0]
     assert apart <= 0.005
