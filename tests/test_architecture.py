@@ -15,6 +15,7 @@ SOURCES = sorted((ROOT / "core").rglob("*.py")) + sorted((ROOT / "plugins").rglo
 
 OFFERS = {f"llmx_{kind}s" for kind in KINDS}
 EVENTS = {
+    "llmx_objective": ["run"],
     "llmx_before_run": ["run"],
     "llmx_before_step": ["run"],
     "llmx_before_update": ["run"],

@@ -27,6 +27,8 @@ SMALL = {
     "LLMX_GENERATE__SAMPLES": "1",
 }
 """What makes the runs of the docs small without changing how they are written."""
+STARTED = ("LLMX_MODEL__PRESET", "LLMX_TOKENIZER__VOCAB_SIZE")
+"""What a run that starts from a model does not take: its folder says it."""
 
 
 def blocks(path: Path) -> list[tuple[str, str, str]]:
@@ -94,7 +96,8 @@ def test_the_commands_of_the_readme_run(place: Path) -> None:
     assert len(lines) >= 14
     for line in lines:
         assert line.startswith("$ ")
-        done = run_line(line[2:], place, env, site)
+        given = STARTED if re.search(r"pretrained=|tuned\.toml", line) else ()
+        done = run_line(line[2:], place, {name: env[name] for name in env if name not in given}, site)
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     assert "runs/hooked" in done.stdout
 
@@ -115,6 +118,7 @@ def run_line(line: str, folder: Path, env: dict[str, str], site: Path) -> subpro
     line = line.replace("llmx run recipe.toml", "llmx run recipe.toml train.steps=3 train.micro_batch=128")
     line = re.sub(r"^torchrun ", f"{sys.executable} -m torch.distributed.run ", line)
     line = re.sub(r"^((?:\w+=\S+ )*)(llmx|pytest) ", rf"\1{sys.executable} -m \2 ", line)
+    line = re.sub(r"^python ", f"{sys.executable} ", line)
     pip = f"{sys.executable} -m pip install -q --no-deps --no-build-isolation --target {site}"
     line = re.sub(r"^pip install( -e)?", pip, line)
     line = re.sub(r"^pip wheel", f"{sys.executable} -m pip wheel --no-build-isolation", line)
@@ -137,6 +141,54 @@ def test_the_python_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPa
 
 
 PAGES = sorted((ROOT / "cookbook").glob("*/README.md"))
+STEPS = "train.steps=3 train.tokens_per_update=512"
+SHORT = f"{STEPS} data.sequence_length=64"
+SMALL_PAGES = {
+    "qwen3-from-scratch": {"recipe.toml": "train.steps=3 data.sequence_length=64 tokenizer.vocab_size=600"},
+    "qwen2.5-continue-pretraining": {"recipe.toml": "train.steps=3 data.sequence_length=64"},
+    "qwen3-8b-qlora-8gb": {"recipe.toml": SHORT},
+    "mateconv-chinese-pretraining": {
+        "recipe.toml": f"{SHORT} model.dim=64 model.layers=2 model.heads=4 model.mlp_dim=128 model.context_length=64",
+        "chat.toml": SHORT,
+    },
+}
+"""What makes small the pages whose models have no preset "nano": overrides after the name of a recipe."""
+BASES = {"Qwen3-8B": "Qwen3", "Qwen2.5-0.5B": "Qwen2"}
+"""Folders that pages begin with, and their families in transformers."""
+
+
+def write_base(folder: Path, family: str, text: str) -> None:
+    """Write a tiny model of random weights with a tokenizer and Qwen3's chat template, as transformers does."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=letters, show_progress=False
+    )  # fmt: skip
+    tokenizer.train_from_iterator([text], trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    fast.chat_template = (ROOT / "tests" / "plugins" / "qwen3.jinja").read_text(encoding="utf-8")
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=len(fast),
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=2048,
+        tie_word_embeddings=family == "Qwen2",
+        eos_token_id=fast.eos_token_id,
+        **sizes,
+    )
+    torch.manual_seed(0)
+    getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16).save_pretrained(folder)
+    fast.save_pretrained(folder)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
@@ -146,19 +198,31 @@ def test_every_recipe_of_the_cookbook_runs(page: Path, tmp_path: Path, corpus: P
     shutil.copytree(ROOT / "cookbook", tmp_path / "cookbook")
     shutil.copy(corpus, tmp_path / "my.txt")
     text = page.read_text(encoding="utf-8")
+    for name, family in BASES.items():
+        if f"--local-dir {name}" in text:
+            write_base(tmp_path / name, family, corpus.read_text(encoding="utf-8"))
     for found in FENCE.finditer(text):
         if (found["label"] or "").endswith((".toml", ".py")):
             (tmp_path / found["label"]).write_text(found["body"] + "\n", encoding="utf-8")
     lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
     assert any("recipe.toml" in line for line in lines)
     site = tmp_path / "site"
-    env = {**os.environ, **SMALL, "PYTHONPATH": str(site), "COLUMNS": "200"}
+    overrides = SMALL_PAGES.get(page.parent.name)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(site),
+        "COLUMNS": "200",
+        "HF_HUB_OFFLINE": "1",
+        **({"LLMX_GENERATE__SAMPLES": "1"} if overrides else SMALL),
+    }
     for line in lines:
-        line = re.sub(r"(recipe\.toml)", r"\1 train.steps=3 train.tokens_per_update=512", line)
+        line = re.sub(r"train\.epochs=\d+", "train.epochs=1", line)
+        for recipe, more in (overrides or {"recipe.toml": STEPS}).items():
+            line = line.replace(recipe, f"{recipe} {more}")
         done = run_line(line, tmp_path, env, site)
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
 def test_there_are_recipes() -> None:
     """A glob that finds nothing would test nothing."""
-    assert len(PAGES) >= 4
+    assert len(PAGES) >= 10

@@ -5,6 +5,9 @@
     model = llmx.load(run.folder)
     print(model.generate("Once upon a time"))
 
+    trainer = llmx.Trainer("qwen3", ["a text", "another text"])  # in a notebook: from names and objects
+    trainer.train(epochs=3)
+
 Names are resolved on first use, so importing `llmx` imports neither torch nor a plugin.
 """
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
         StoppedError,
     )
     from llmx.hookspecs import hookimpl
+    from llmx.interactive.trainer import Trainer
     from llmx.recipe import Recipe
     from llmx.registry import Registry
 
@@ -43,6 +47,7 @@ _HOMES = {
     "RecipeError": "llmx.errors",
     "Registry": "llmx.registry",
     "StoppedError": "llmx.errors",
+    "Trainer": "llmx.interactive.trainer",
     "hookimpl": "llmx.hookspecs",
     "load": "llmx.api",
     "run": "llmx.api",
@@ -60,6 +65,7 @@ __all__ = [
     "RecipeError",
     "Registry",
     "StoppedError",
+    "Trainer",
     "hookimpl",
     "load",
     "run",

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
-
 from llmx.errors import LlmxError, PluginError, RecipeError
 from llmx.layers import Layer, environment_layer, file_layers, override_layers
 from llmx.recipe import Recipe
@@ -30,14 +28,14 @@ def layers_of(
     *,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     hooks: Sequence[str] = (),
-    **names: str | Sequence[str],
+    **names: Any,
 ) -> list[Layer]:
     """Return the layers of a run in their order: the recipe, `LLMX_*` variables, names, overrides.
 
     Args:
         overrides: `["train.steps=200"]`, or `{"train.steps": 200}`.
         hooks: Python files whose hooks join those of the recipe.
-        names: a part for a section: `optimizer="muon"`, `logger=["console", "wandb"]`.
+        names: a part for a section: `optimizer="muon"`, `logger=["console", "wandb"]`; or a table of one.
     """
     if isinstance(recipe, Mapping):
         layers = [Layer("recipe", recipe)]
@@ -48,7 +46,7 @@ def layers_of(
         layers = file_layers(path / "recipe.toml" if path.is_dir() else path)
     layers.append(environment_layer())
     for section, value in names.items():
-        layers.append(Layer(f"--{section}", {section: value if isinstance(value, str) else list(value)}))
+        layers.append(Layer(f"--{section}", {section: value if isinstance(value, str | Mapping) else list(value)}))
     if hooks:
         layers.append(Layer("--hooks", {"hooks": list(dict.fromkeys([*_hooks_so_far(layers), *hooks]))}))
     if isinstance(overrides, Mapping):
@@ -152,54 +150,24 @@ def require_locked(source: Source, recipe: Recipe) -> None:
 
 def start(recipe: Recipe, registry: Registry, folder: Path | None, *, resume: bool) -> Run:
     """Assemble a resolved recipe and train it in `folder`."""
-    from llmx import folder as folders
-    from llmx.assembly import assemble
-    from llmx.corpora import data_facts
-    from llmx.train import checkpoint
-    from llmx.train.device import choose_device, choose_precision
+    from llmx.begin import begin, write_down
     from llmx.train.export import export
-    from llmx.train.loop import Trainer
-    from llmx.train.parallel import join_world, leave_world
+    from llmx.train.parallel import leave_world
 
-    world = join_world()
-    target = Path(os.path.normpath(folder)) if folder is not None else world.from_main(folders.free_folder(recipe))
-    target = target if target.name else target.resolve()  # "." and ".."
-    resumed = world.from_main(resume and folders.is_run(target))
-    if not resumed and world.main:
-        folders.require_new(target)
-    # what "auto" became is part of the run: it resumes in the same arithmetic elsewhere
-    device = choose_device(recipe.train.device)
-    train = attrs.evolve(recipe.train, precision=choose_precision(recipe.train.precision, device))
-    recipe = attrs.evolve(recipe, train=train)
-    if resumed:
-        folders.require_same_run(target, recipe, registry)
-    run = assemble(recipe, registry, target, resumed=resumed, world=world)
-    trainer = Trainer(run)
-    if resumed:
-        newest = world.from_main(checkpoint.latest(target / "checkpoints"))  # none: stopped before its first
-        if newest is not None:
-            trainer.resume(newest)
-        if run.state.step > run.sizes.steps:
-            raise RecipeError(
-                f"{target}: step {run.state.step} is done already: give train.steps={run.state.step} or more"
-            )
-    if resumed and world.main:
-        folders.rewrite_recipe(target, recipe)
-    elif world.main:
-        facts = {"id": run.id, **data_facts(run.tokens_folders), "device": str(run.device)}
-        folders.create(target, recipe, run.tokenizer, run.template, facts)
-    world.wait()
+    trainer, resumed = begin(recipe, registry, folder, resume=resume)
+    run = trainer.run
+    write_down(run, resumed=resumed)
     try:
         trainer.train()
-        if world.main:
+        if run.world.main:
             export(run)
-        world.wait()
+        run.world.wait()
         run.hooks.announce("llmx_after_run", run=run)
     except BaseException as error:
         report_failure(run, error)
         raise
-    if world.main:
-        _write_report(target)
+    if run.world.main:
+        _write_report(run.folder)
     leave_world()
     return run
 
@@ -231,7 +199,7 @@ def load(
     """Load a run folder, its `model/`, or a Hugging Face folder, ready to generate.
 
     Args:
-        path: a run that has no `model/` yet gives its newest checkpoint.
+        path: a run that has no `model/` gives its base with its adapters, or its newest checkpoint.
         sampler: the chain by names; none takes the run's.
         overrides: `{"sampler.top-p.p": 0.9, "generate.max_new_tokens": 50}`.
 
@@ -239,6 +207,8 @@ def load(
         CheckpointError: the folder is incomplete or altered.
         RecipeError: there is no such folder, or a sampler or an option does not exist.
     """
+    import torch
+
     from llmx import pretrained
     from llmx.folder import is_run
     from llmx.generate.language_model import LanguageModel
@@ -251,12 +221,12 @@ def load(
     trained = is_run(folder)
     names: dict[str, Any] = {"sampler": list(sampler)} if sampler else {}
     # only what generating needs: the optimizer's or the logger's plugin may be gone by now
-    wanted = {"sampler", "generate", *(() if (folder / "model").exists() else ("model", "adapter"))}
+    wanted = {"sampler", "generate", *(() if (folder / "model").exists() else ("model", "adapter", "train"))}
     files = file_layers(folder / "recipe.toml") if trained else []
     base = [Layer(each.origin, {k: v for k, v in each.values.items() if k in wanted}) for each in files]
     recipe = Recipe.resolve([*base, *layers_of(overrides=overrides, **names)], registry)
     if trained and not (folder / "model").exists():
-        found = load_checkpoint(folder, recipe, registry, device)
+        found = load_checkpoint(folder, recipe, registry, torch.device(device))
     else:
         found = pretrained.load(folder / "model" if trained else folder, registry, device)
     chain = [part.build(found.tokenizer) for part in recipe.samplers]

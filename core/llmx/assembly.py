@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from llmx.corpora import new_corpora, resumed_corpora
 from llmx.data.batches import stream_seed
@@ -21,14 +21,21 @@ from llmx.generate.decode import prompt_ids
 from llmx.generate.language_model import LanguageModel
 from llmx.generate.prompts import ChatPrompt, prompts_of
 from llmx.lock import read_lock
+from llmx.nn import count_weights
 from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Template, Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
-from llmx.train.adapt import adapt
 from llmx.train.device import choose_device, choose_precision
 from llmx.train.hooks import RunHooks, load_hooks_file
+from llmx.train.memory import recompute_blocks
+from llmx.train.model import build_model, load_saved, saved_weights
+from llmx.train.objective import choose_objective
 from llmx.train.parallel import World
+from llmx.train.rates import group_schedules
 from llmx.train.state import TrainState
+
+LEAST_UPDATES = 20
+"""Updates that an epoch has at least by the law for their size: with fewer a schedule has nothing to go by."""
 
 
 @frozen
@@ -64,6 +71,7 @@ class Run:
         train_rows: the training rows in their order.
         held_out: the held-out rows, or None when the recipe keeps none.
         schedule: factor on the peak learning rates at each update.
+        group_schedules: the same for parameter groups that have one of their own, by the groups' names.
         precision: "fp32", "bf16" or "fp16", as chosen for the device.
         stop_reason: set by `stop`; the run ends after the step at hand.
         samples: at the end, pairs of a prompt and how the exported model continues it.
@@ -88,6 +96,7 @@ class Run:
     schedule: Schedule
     chain: list[Sampler]
     world: World
+    group_schedules: dict[str, Schedule] = field(factory=dict)
     hooks: RunHooks = field(factory=RunHooks)
     state: TrainState = field(factory=TrainState)
     stop_reason: str | None = None
@@ -108,12 +117,17 @@ class Run:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return the model's state dict."""
-        return self.module.state_dict()
+        """Return what a checkpoint holds of the model: its state dict, or with adapters on a pretrained base, which is
+        read again from its folder, only what is trained."""
+        return saved_weights(self.recipe, self.model)
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Copy a state dict into the model."""
-        self.module.load_state_dict(weights)
+        """Copy what `weights` returned into the model.
+
+        Raises:
+            RuntimeError: they are those of another model.
+        """
+        load_saved(self.recipe, self.model, weights)
 
     def generate(self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None) -> str:
         """Return how the model as it is now continues a prompt, by the recipe's sampler chain and `generate` section.
@@ -155,11 +169,14 @@ def assemble(
     with world.main_first():
         corpora = resumed_corpora(recipe, registry, folder) if resumed else new_corpora(recipe)
     tokenizer = corpora.tokenizer
-    model, adapters = build_model(recipe, tokenizer.vocab_size, device)
+    model, adapters = build_model(recipe, registry, tokenizer.vocab_size, device, precision)
+    require_one_device(model, device, world)
+    recompute_blocks(model, recipe.train.checkpointing)
     length = sequence_length(recipe, model)
     stores = [TokenStore(each, "val") for each in corpora.folders]
     held_out = HeldOut(stores, recipe.data.packing, length) if recipe.data.held_out else None
     train_rows = training_rows(recipe, corpora.folders, length)
+    recipe = with_tokens_per_update(recipe, length, train_rows.rows_per_epoch, count_weights(model))  # type: ignore[arg-type]  # it is an nn.Module
     sizes = choose_sizes(recipe, length, train_rows.rows_per_epoch, world.size)
     run = Run(
         id=read_lock(folder).get("id", folder.name) if resumed else world.from_main(uuid.uuid4().hex[:12]),
@@ -182,15 +199,31 @@ def assemble(
         chain=[part.build(tokenizer) for part in recipe.samplers],
         world=world,
     )
+    run.group_schedules = group_schedules(recipe, run.optimizer, sizes.steps)
     for group in run.optimizer.param_groups:
         group["initial_lr"] = group["lr"]  # the peak, which the schedule scales
     for prompt in recipe.generate.prompts:  # a prompt that does not fit is said now, not after the training
         prompt_ids(prompt, model, tokenizer)
     register_listeners(run)
+    run.objective = choose_objective(run)
     # after all is imported and built, for some libraries draw while they are: the run draws the same with any logger
     torch.manual_seed(stream_seed(recipe.train.seed, "train"))
     random.seed(stream_seed(recipe.train.seed, "python"))
     return run
+
+
+def require_one_device(model: Model, device: torch.device, world: World) -> None:
+    """Check that the ranks can sum every gradient: what sums those of an accelerator takes none of the host's.
+
+    Raises:
+        RecipeError: the embedding is trained, and stays on the host.
+    """
+    trained = [each for each in model.parameters() if each.requires_grad]  # type: ignore[attr-defined]
+    if world.size > 1 and any(each.device.type != device.type for each in trained):
+        raise RecipeError(
+            f"train.host_embedding: its gradients on the host cannot be summed over {world.size} ranks: leave it out, "
+            "or train on one device"
+        )
 
 
 def training_rows(recipe: Recipe, folders: Sequence[Path], length: int) -> Rows:
@@ -205,12 +238,6 @@ def training_rows(recipe: Recipe, folders: Sequence[Path], length: int) -> Rows:
         return rows[0]
     weighted = [(each, source.weight) for each, source in zip(rows, recipe.sources, strict=True)]
     return MixedRows(weighted, recipe.train.seed)
-
-
-def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> tuple[Model, list[Adapter]]:
-    """Build the model with seeded weights, and apply its adapters."""
-    torch.manual_seed(stream_seed(recipe.train.seed, "weights"))
-    return adapt(recipe, recipe.model.build(vocab_size=vocab_size).to(device))
 
 
 def sequence_length(recipe: Recipe, model: Model) -> int:
@@ -228,6 +255,28 @@ def sequence_length(recipe: Recipe, model: Model) -> int:
     return length
 
 
+def with_tokens_per_update(recipe: Recipe, length: int, rows_per_epoch: int, parameters: int) -> Recipe:
+    """Return a recipe in which "auto" tokens of an update are a number, for an epoch of `rows_per_epoch` rows."""
+    if recipe.train.tokens_per_update != "auto":
+        return recipe
+    tokens, _ = auto_tokens_per_update(length, rows_per_epoch, parameters)
+    return evolve(recipe, train=evolve(recipe.train, tokens_per_update=tokens))
+
+
+def auto_tokens_per_update(length: int, rows_per_epoch: int, parameters: int) -> tuple[int, str]:
+    """Return the tokens of an update by the law (N * D)^0.4, and the working: whole rows, 20 updates an epoch or more.
+
+    The law and its exponent are those of the recipe for continued pre-training that `learning_rate = "auto"` is of.
+    """
+    tokens = rows_per_epoch * length
+    wanted = (parameters * tokens) ** 0.4
+    most = max(1, rows_per_epoch // LEAST_UPDATES)
+    rows = min(max(1, round(wanted / length)), most)
+    bound = f", at most a {LEAST_UPDATES}th of an epoch" if wanted / length > most else ""
+    working = f"({parameters:,} x {tokens:,})^0.4 = {wanted:,.0f} tokens{bound}: {rows:,} rows of {length:,}"
+    return rows * length, working
+
+
 def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int, ranks: int) -> Sizes:
     """Return the rows and steps of a run.
 
@@ -235,6 +284,7 @@ def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int, ranks: int) -
         RecipeError: an update does not hold whole rows, equal shares of the ranks, or whole micro-batches.
     """
     train = recipe.train
+    assert train.tokens_per_update != "auto"
     rows, rest = divmod(train.tokens_per_update, length)
     if rest:
         near = sorted({max(1, rows) * length, (rows + 1) * length})
@@ -252,14 +302,19 @@ def choose_sizes(recipe: Recipe, length: int, rows_per_epoch: int, ranks: int) -
     return Sizes(length, rows, rank_rows, micro_batch, steps)
 
 
-def register_listeners(run: Run) -> None:
-    """Let loggers (on rank 0), callbacks and hooks files listen: files hear an event first, loggers last."""
+def register_listeners(run: Run, loaded: Mapping[str, object] | None = None) -> None:
+    """Let loggers (on rank 0), callbacks and hooks files listen: files hear an event first, loggers last.
+
+    Args:
+        loaded: hooks files that were imported for this run before, by the names they listened under.
+    """
     for part in run.recipe.loggers if run.world.main else ():
         run.hooks.register(_listener(run, part), f"logger {part.name}")
     for part in run.recipe.callbacks:
         run.hooks.register(_listener(run, part), f"callback {part.name}")
     for number, path in enumerate(run.recipe.hooks, 1):  # not by its folder: a project that is moved resumes
-        run.hooks.register(load_hooks_file(Path(path)), f"hooks {number} {Path(path).name}")
+        name = f"hooks {number} {Path(path).name}"
+        run.hooks.register((loaded or {}).get(name) or load_hooks_file(Path(path)), name)
 
 
 def _listener(run: Run, part: Any) -> object:

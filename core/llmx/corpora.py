@@ -14,16 +14,17 @@ import attrs
 from attrs import frozen
 
 from llmx import pretrained
+from llmx.base import read_tokenizer
 from llmx.data.encode import Encoder, LossMask
 from llmx.data.prepare import cached_tokens, prepare, training_texts
 from llmx.data.split import Split, split_over
 from llmx.data.store import read_manifest, verify
-from llmx.errors import CheckpointError
+from llmx.errors import CheckpointError, DataError
 from llmx.lock import read_lock
 from llmx.options import unstructure
 from llmx.progress import progress
-from llmx.protocols import Dataset, Template, Tokenizer
-from llmx.recipe import Part, Recipe
+from llmx.protocols import Dataset, Document, Template, Tokenizer
+from llmx.recipe import Part, Recipe, Source
 from llmx.registry import Registry
 
 LOOKED_AT = 100
@@ -68,7 +69,7 @@ def make_reading(recipe: Recipe) -> Reading:
         DataError: a source is missing or unreadable, or holds no text.
         RecipeError: the tokenizer lacks special tokens of the template.
     """
-    datasets = {source.label: source.part.build() for source in recipe.sources}
+    datasets = {source.label: build_dataset(recipe, source) for source in recipe.sources}
     split = split_over(recipe.data.held_out, datasets.values())
     chats = any(map(holds_chats, datasets.values()))
     with progress("Reading the corpus for the tokenizer", "texts") as report:
@@ -106,12 +107,33 @@ def resumed_corpora(recipe: Recipe, registry: Registry, folder: Path) -> Corpora
         for each in found:
             verify(each)
     else:
-        datasets = [source.part.build() for source in recipe.sources]
+        datasets = [build_dataset(recipe, source) for source in recipe.sources]
         split, encoder = split_over(recipe.data.held_out, datasets), encoder_of(recipe, tokenizer, template)
         found = [prepare(each, split, encoder, lock["tokenizer_sha256"]) for each in datasets]
     if data_facts(found)["data_sha256"] != lock["data_sha256"]:
         raise CheckpointError(f"{folder}: the data changed since the run began, so it cannot go on; start a new run")
     return Corpora(tokenizer, template, found)
+
+
+@frozen
+class FirstDocuments:
+    """The first documents of a dataset, so many at most."""
+
+    dataset: Dataset
+    count: int
+
+    def __iter__(self) -> Iterator[Document]:
+        return itertools.islice(iter(self.dataset), self.count)
+
+    def fingerprint(self) -> str:
+        return f"{self.dataset.fingerprint()}, the first {self.count}"
+
+
+def build_dataset(recipe: Recipe, source: Source) -> Dataset:
+    """Return the documents of a source, as many as the recipe reads."""
+    dataset: Dataset = source.part.build()
+    most = recipe.data.max_samples
+    return dataset if most is None else FirstDocuments(dataset, most)
 
 
 def holds_chats(dataset: Dataset) -> bool:
@@ -121,25 +143,37 @@ def holds_chats(dataset: Dataset) -> bool:
 
 def build_tokenizer(recipe: Recipe, texts: Iterable[str], *, chats: bool) -> Tokenizer:
     """Build a recipe's tokenizer; `texts` is read by one that learns from them."""
+    if recipe.tokenizer.folder is not None:
+        return read_tokenizer(recipe.tokenizer)
     part = tokenizer_part(recipe, chats=chats)
     tokenizer: Tokenizer = part.call(part.load().build, texts)
     return tokenizer
 
 
 def tokenizer_part(recipe: Recipe, *, chats: bool) -> Part:
-    """Return the recipe's tokenizer; one that is learned for chats has the special tokens of their template besides."""
+    """Return the recipe's tokenizer; one learned for chats, or beside a named template, has its special tokens."""
     part = recipe.tokenizer
-    if not (chats and hasattr(part.options, "special_tokens")):
+    named = "template.name" in recipe.origins  # for chats that a later run will train on
+    if not ((chats or named) and hasattr(part.options, "special_tokens")):
         return part
     specials = dict.fromkeys((*part.options.special_tokens, *recipe.template.build(None).specials))
     return attrs.evolve(part, options=attrs.evolve(part.options, special_tokens=tuple(specials)))
 
 
 def encoder_of(recipe: Recipe, tokenizer: Tokenizer, template: Template | None) -> Encoder:
-    """Return what makes tokens of a recipe's documents."""
+    """Return what makes tokens of a recipe's documents, as its objective reads them.
+
+    Raises:
+        DataError: the objective is one for chats, and there are none.
+    """
+    objective = recipe.objective.build()
+    if getattr(objective, "chats", False) and template is None:
+        name = recipe.objective.name
+        raise DataError(f'objective "{name}": the data holds no chats; give some, or name the objective causal-lm')
+    mask = LossMask(recipe.data.loss_on, recipe.data.loss_turns)
     options = unstructure(recipe.template.options)
     options.pop("path", None)  # what was read from there is saved
-    return Encoder(tokenizer, template, LossMask(recipe.data.loss_on, recipe.data.loss_turns), options)
+    return Encoder(tokenizer, template, mask, options, pairs=getattr(objective, "pairs", False))
 
 
 def _texts(datasets: Iterable[Dataset], split: Split) -> Iterator[str]:

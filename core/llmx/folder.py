@@ -13,11 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from llmx import pretrained
+from llmx.base import require_unchanged
 from llmx.errors import RecipeError
 from llmx.files import fsync, fsync_folder, temporary_beside, write_atomically
 from llmx.layers import file_layers
-from llmx.lock import LOCK, made_with, with_parts
+from llmx.lock import LOCK, made_with, read_lock, with_parts
 from llmx.protocols import Template, Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
@@ -57,8 +60,16 @@ def require_new(folder: Path) -> None:
 
 
 FIXED = ("model", "tokenizer", "data", "objective", "adapter")
-FIXED_TRAIN = ("seed", "tokens_per_update", "precision")
+FIXED_TRAIN = ("seed", "tokens_per_update", "precision", "weights")
 """What a run may not change on the way: the weights, the text or the arithmetic would be another run's."""
+
+
+def as_begun(folder: Path, recipe: Recipe) -> Recipe:
+    """Return a recipe with what "auto" became when the run of a folder began."""
+    if recipe.train.tokens_per_update != "auto":
+        return recipe
+    began = file_layers(folder / RECIPE)[-1].values["train"]["tokens_per_update"]
+    return attrs.evolve(recipe, train=attrs.evolve(recipe.train, tokens_per_update=began))
 
 
 def require_same_run(folder: Path, recipe: Recipe, registry: Registry) -> None:
@@ -66,7 +77,9 @@ def require_same_run(folder: Path, recipe: Recipe, registry: Registry) -> None:
 
     Raises:
         RecipeError: it changes what a run cannot change; the message names each such value.
+        CheckpointError: the weights that it began with are others now.
     """
+    require_unchanged(folder, read_lock(folder), recipe.base)
     began = Recipe.resolve(file_layers(folder / RECIPE), registry).to_plain()
     now = recipe.to_plain()
     pairs = [(section, began[section], now[section]) for section in FIXED]
@@ -103,7 +116,7 @@ def create(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(folder)
     try:
-        (temporary / RECIPE).write_text(dumps(recipe.to_plain()), encoding="utf-8")
+        (temporary / RECIPE).write_text(_written(recipe, chats=template is not None), encoding="utf-8")
         (temporary / "tokenizer").mkdir()
         named = None if template is None else (recipe.template, template)
         pretrained.save_tokenizer(temporary / "tokenizer", tokenizer, recipe.tokenizer.name, named)
@@ -125,5 +138,14 @@ def create(
 def rewrite_recipe(folder: Path, recipe: Recipe) -> None:
     """Put a recipe changed on resume, more steps say, in the place of the old one, and lock what it names more."""
     lock = json.dumps(with_parts(folder, recipe), indent=1)
-    write_atomically(folder / RECIPE, dumps(recipe.to_plain()))
+    write_atomically(folder / RECIPE, _written(recipe, chats=False))
     write_atomically(folder / LOCK, lock + "\n")
+
+
+def _written(recipe: Recipe, *, chats: bool) -> str:
+    """Return the text of a resolved recipe. A template that nobody named and no chat was written with is not in it: a
+    tokenizer that is learned beside a named one has its special tokens, and would be another one the next time."""
+    values = recipe.to_plain()
+    if not chats and "template.name" not in recipe.origins:
+        values.pop("template", None)
+    return dumps(values)

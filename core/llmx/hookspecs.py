@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from llmx.assembly import Run
     from llmx.component import Component
+    from llmx.protocols import Objective
 
 API_VERSION = "1.0"
 """Version of this page and of the contracts it names, `MAJOR.MINOR`: a hook or an argument more raises the minor, a
@@ -90,7 +91,10 @@ def llmx_objectives() -> Iterable[Component]:
 
     The target is called as `target(options)` and returns a `llmx.protocols.Objective`: `objective(model, batch)` is
     the *sum* of the loss over the batch's counted tokens, a scalar in fp32; the run divides by the count of the
-    whole update. It holds no state and is compiled with the model when the recipe says so.
+    whole update. It holds no state and is compiled with the model when the recipe says so. An objective that is an
+    object may say more of itself, as `llmx.protocols.Objective` tells: that it compares preference pairs
+    (`pairs = True`), needs chats (`chats = True`), counts something else than tokens (`count(batch)`), keeps the model
+    as it began (`prepare(model)`), or measures further figures (`metrics()`).
     """
     return ()
 
@@ -123,9 +127,10 @@ def llmx_schedulers() -> Iterable[Component]:
 def llmx_adapters() -> Iterable[Component]:
     """Offer adapters (LoRA, quantisation).
 
-    The target is called as `target(options)` and returns a `llmx.protocols.Adapter`. Its `apply(model)` is called
-    after the model has its weights and before the optimizer is built, on the meta device too, and returns the model
-    to train; `merge(model)` undoes that for `model/`, with what was learnt folded into plain weights.
+    The target is called as `target(options)` and returns a `llmx.protocols.Adapter`. Its `apply(model, device)` is
+    called when the model has its weights, on the CPU, and before it is moved to `device` and the optimizer is built;
+    on the meta device too. It returns the model to train; `merge(model)` undoes that for `model/`, with what was learnt
+    folded into plain weights. With `save(folder, model)` what was learnt is written by itself too.
     """
     return ()
 
@@ -163,6 +168,16 @@ def llmx_callbacks() -> Iterable[Component]:
 
 
 # --- what a run announces -------------------------------------------------------------------------------------------
+
+
+@hookspec
+def llmx_objective(run: Run) -> Objective | None:
+    """Give a loss of one's own, `objective(model, batch)` as `llmx_objectives` says, in place of the recipe's.
+
+    Fires once on every rank, when the run is assembled, before the weights of a run that is resumed are loaded; None
+    leaves the recipe's, which is `run.objective`. Two listeners that give one are an error. The data was made as the
+    recipe's objective reads it: a loss on preference pairs takes the place of one (`dpo`). An exception ends the run.
+    """
 
 
 @hookspec
@@ -210,7 +225,8 @@ def llmx_after_eval(run: Run, metrics: dict[str, float]) -> None:
     """An evaluation ended.
 
     Fires on every rank (loggers: rank 0). `metrics` holds step, tokens, val/loss (nats per counted token) and
-    val/bits_per_byte. `run.stop(reason)` may be called. An exception ends the run.
+    val/bits_per_byte (not where the objective counts something else than tokens). `run.stop(reason)` may be called. An
+    exception ends the run.
     """
 
 

@@ -20,8 +20,14 @@ LISTS = ("adapter", "sampler", "logger", "callback")
 NAMED = ("model", "tokenizer", "template", "data", "objective", "optimizer", "scheduler")
 """Sections that hold one part: `model = "tinyllm"` is short for `model.name = "tinyllm"`."""
 
-DATA_KEYS = ("held_out", "sequence_length", "packing", "loss_on", "loss_turns")
+DATA_KEYS = ("held_out", "sequence_length", "packing", "loss_on", "loss_turns", "max_samples")
 """Keys of the section `data` that are the core's and not the dataset's (the fields of `llmx.sections.DataOptions`)."""
+
+MODEL_KEYS = ("pretrained",)
+"""Keys of the section `model` that are the core's and not the model's (the fields of `llmx.sections.ModelSource`)."""
+
+SCHEDULER_KEYS = ("groups",)
+"""Keys of the section `scheduler` that are the core's: schedulers of parameter groups by the groups' names."""
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w:-]+)*=", re.ASCII)
 VARIABLE = re.compile(r"LLMX_([A-Z]+)__([A-Z0-9_]+)")
@@ -72,8 +78,10 @@ def merge(layers: Iterable[Layer]) -> Table:
                 before = merged.get(section, Table())
                 if section == "data":
                     before = _other_data(before, values)
-                keep = DATA_KEYS if section == "data" else ()
+                keep = {"data": DATA_KEYS, "model": MODEL_KEYS, "scheduler": SCHEDULER_KEYS}.get(section, ())
                 merged[section] = _merge_part(before, values, layer.origin, keep)
+                if section == "scheduler" and "groups" in values:
+                    merged[section]["groups"] = _merge_groups(before.get("groups"), values["groups"], layer.origin)
             elif isinstance(value, Mapping):
                 merged[section] = _merge_table(merged.get(section, Table()), value, layer.origin, section)
             else:
@@ -117,7 +125,25 @@ def _merge_part(before: Table, values: Mapping[str, Any], origin: str, keep: tup
     name = before.get("name")
     if "name" in values and name is not None and name.value != values["name"]:
         before = Table({key: leaf for key, leaf in before.items() if key in keep})
-    return before | _leaves(values, origin)
+    return before | _leaves({key: _laid_over(before.get(key), value) for key, value in values.items()}, origin)
+
+
+def _laid_over(before: Leaf | Table | None, value: Any) -> Any:
+    """Return a value, one that is a table over the table before it: `optimizer.options.momentum=0.9` is one more."""
+    if isinstance(before, Leaf) and isinstance(before.value, Mapping) and isinstance(value, Mapping):
+        return {**before.value, **value}
+    return value
+
+
+def _merge_groups(before: Table | None, values: Any, origin: str) -> Table:
+    """Return the schedulers of parameter groups by the groups' names, each a part as the section itself is."""
+    after = Table(before or {})
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{origin}: scheduler.groups must be a table: write scheduler.groups.GROUP = NAME")
+    for group, value in values.items():
+        table = _table_of(value, origin, f"scheduler.groups.{group}")
+        after[group] = _merge_part(after.get(group, Table()), table, origin, ())
+    return after
 
 
 def _merge_list(before: list[Table] | None, value: Any, origin: str, section: str) -> list[Table]:

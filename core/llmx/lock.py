@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmx.errors import CheckpointError
+from llmx.given.component import GIVEN
 from llmx.plugins import Plugin
 from llmx.recipe import Recipe
 
@@ -22,22 +23,27 @@ def made_with(recipe: Recipe) -> dict[str, Any]:
     """Return what makes a run besides its recipe and its data.
 
     `python` and `torch` are versions; `plugins` has for each distribution that a part comes from its version and the
-    SHA-256 of each module used, the core among them; `hooks` has one for each hooks file.
+    SHA-256 of each module used, the core among them; `hooks` has one for each hooks file; `given` names the objects
+    that a Python program gave, by their sections.
     """
     plugins: dict[str, dict[str, Any]] = {
         "llmx": {"version": importlib.metadata.version("llmx"), "modules": {"llmx": _hash(_homes("llmx"))}}
     }
     for _, part in recipe.parts:
         plugin = part.offer.plugin
+        if plugin.distribution == GIVEN:  # objects of a program: nobody knows all that made them
+            continue
         entry = plugins.setdefault(plugin.distribution, {"version": plugin.version, "modules": {}})
         for module in _modules(plugin, part.offer.component.target):
             if module not in entry["modules"]:
                 entry["modules"][module] = _hash(_homes(module))
+    given = {section: part.options.object for section, part in recipe.parts if part.name.startswith(f"{GIVEN}:")}
     return {
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
         "plugins": dict(sorted(plugins.items())),
         "hooks": {path: _hash([Path(path)]) for path in recipe.hooks},
+        **({"given": given} if given else {}),
     }
 
 

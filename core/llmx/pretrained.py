@@ -6,29 +6,62 @@ another tool and is read by its `model_type` and its `tokenizer.json`.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import frozen
 
+from llmx.component import NoOptions
 from llmx.errors import CheckpointError, RecipeError
 from llmx.files import fsync, fsync_folder, temporary_beside
 from llmx.options import structure, unstructure
 from llmx.protocols import Model, Template, Tokenizer
 from llmx.recipe import Part
 from llmx.registry import Offer, Registry
+from llmx.weights import INDEX, SHARD_BYTES, WEIGHTS, load_folder, load_weights, read_json, read_weights, write_weights
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+__all__ = [
+    "CONFIG",
+    "GENERATION",
+    "INDEX",
+    "LLMX",
+    "WEIGHTS",
+    "Pretrained",
+    "empty_model",
+    "load",
+    "load_model",
+    "load_template",
+    "load_tokenizer",
+    "load_weights",
+    "model_offer",
+    "read_json",
+    "read_weights",
+    "replace_folder",
+    "require_vocabulary",
+    "save",
+    "save_tokenizer",
+    "tokenizer_files",
+    "tokenizer_hash",
+]
 
 LLMX = "llmx.json"
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERIC_TOKENIZER = "PreTrainedTokenizerFast"
+"""The class of transformers, 4 and 5, that does what tokenizer.json says. Those of a family add rules of their own, and
+the name that transformers 5 writes for it, 4 does not know."""
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @frozen
@@ -51,6 +84,9 @@ def save(
     tokenizer: Tokenizer,
     facts: Mapping[str, Any],
     template: tuple[Part, Template] | None = None,
+    *,
+    base: Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model folder in one step; what stood there stays until the new one is whole.
 
@@ -58,23 +94,60 @@ def save(
         weights: the model's state dict, without shared tensors.
         template: what its chats are written with, if it has any.
         facts: what `llmx.json` says: the component of each kind, `{"model": "tinyllm", "tokenizer": "char"}`, and more.
+        base: the folder that the weights were read from before they were trained, with its own tokenizer: its
+            special ids and its generation config are kept.
+        shard_bytes: most bytes of tensors in a file.
     """
-    from safetensors.torch import save_file
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(folder)
     try:
         save_tokenizer(temporary, tokenizer, facts["tokenizer"], template)
-        special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-        _write_json(temporary / CONFIG, {**model.to_config(), **special, "dtype": _dtype_name(weights)})
-        _write_json(temporary / "generation_config.json", special)
-        plain = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-        save_file(plain, temporary / WEIGHTS, metadata={"format": "pt"})
+        special, generation = _special_ids(temporary, tokenizer, None if template is None else template[1], base)
+        dtype = _dtype_name(weights)
+        _write_json(temporary / CONFIG, {**model.to_config(), **special, "dtype": dtype, "torch_dtype": dtype})
+        _write_json(temporary / GENERATION, generation)
+        write_weights(temporary, weights, shard_bytes)
         _write_json(temporary / LLMX, {**json.loads((temporary / LLMX).read_text()), **facts})
         fsync_folder(temporary)
         replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _special_ids(
+    folder: Path, tokenizer: Tokenizer, template: Template | None, base: Path | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what config.json says of special tokens, and the whole of generation_config.json.
+
+    What ends a text there is all that ends an assistant's turn, and then what ends a document.
+    """
+    pad = _pad_id(folder, tokenizer)
+    special: dict[str, Any] = dict(zip(SPECIAL_IDS, (tokenizer.bos_id, tokenizer.eos_id, pad), strict=True))
+    stop = [tokenizer.special_id(token) for token in (template.stop if template else ())]
+    ends = list(dict.fromkeys(each for each in (*stop, tokenizer.eos_id) if each is not None))
+    generation = {**special, "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None)}
+    if base is not None:
+        config = read_json(base / CONFIG)
+        special |= {key: config[key] for key in SPECIAL_IDS if key in config}
+        if (base / GENERATION).exists():
+            generation = _stopped_by(read_json(base / GENERATION), [each for each in stop if each is not None])
+    return special, generation
+
+
+def _stopped_by(generation: dict[str, Any], stop: list[int]) -> dict[str, Any]:
+    """Return a generation config that ends a text at these ids too: another template than the base's has its own."""
+    known = generation.get("eos_token_id")
+    ends = known if isinstance(known, list) else [known]
+    missing = [each for each in stop if each not in ends]
+    return {**generation, "eos_token_id": missing + [e for e in ends if e is not None]} if missing else generation
+
+
+def _pad_id(folder: Path, tokenizer: Tokenizer) -> int | None:
+    """Return the id of the token that the tokenizer's own file names for padding, None where it names none."""
+    path = folder / TOKENIZER_CONFIG
+    named = read_json(path).get("pad_token") if path.exists() else None
+    token = named.get("content") if isinstance(named, dict) else named
+    return tokenizer.special_id(token) if isinstance(token, str) else None
 
 
 def replace_folder(new: Path, folder: Path) -> None:
@@ -97,6 +170,7 @@ def save_tokenizer(
         template: what the model's chats are written with, if it has any; it is told in `llmx.json` too.
     """
     tokenizer.save(folder)
+    _name_generic(folder)
     facts: dict[str, Any] = {"tokenizer": name}
     if template is not None:
         part, built = template
@@ -105,9 +179,20 @@ def save_tokenizer(
     _write_json(folder / LLMX, {**facts, "tokenizer_sha256": tokenizer_hash(tokenizer_files(folder))})
 
 
+def _name_generic(folder: Path) -> None:
+    """Have a tokenizer.json read by transformers as what it is, by 4 and 5 alike, and never with a folder's code."""
+    path = folder / TOKENIZER_CONFIG
+    if not path.exists() or not (folder / "tokenizer.json").exists():
+        return
+    config = read_json(path)
+    if config.get("tokenizer_class") != GENERIC_TOKENIZER or "auto_map" in config:
+        config.pop("auto_map", None)
+        _write_json(path, {**config, "tokenizer_class": GENERIC_TOKENIZER})
+
+
 def tokenizer_files(folder: Path) -> list[Path]:
     """Return the files of a folder that can belong to its tokenizer."""
-    own = {LLMX, CONFIG, INDEX, "generation_config.json", "manifest.json"}
+    own = {LLMX, CONFIG, INDEX, GENERATION, "manifest.json"}
     return sorted(p for p in folder.iterdir() if p.is_file() and p.name not in own and p.suffix != ".safetensors")
 
 
@@ -120,7 +205,11 @@ def tokenizer_hash(files: list[Path]) -> str:
 
 
 def _dtype_name(weights: Mapping[str, Tensor]) -> str:
-    return str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    """Return the type that most numbers have."""
+    counts: Counter[str] = Counter()
+    for weight in weights.values():
+        counts[str(weight.dtype).removeprefix("torch.")] += weight.numel()
+    return counts.most_common(1)[0][0]
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -136,44 +225,79 @@ def load(folder: Path, registry: Registry, device: str = "cpu") -> Pretrained:
     Raises:
         CheckpointError: a file is missing or altered, a tensor does not fit, or the tokenizer is not the model's.
     """
+    model = empty_model(folder, model_offer(folder, registry))
+    tokenizer = load_tokenizer(folder, registry)
+    require_vocabulary(folder, tokenizer.vocab_size, model)
+    load_folder(model, folder)
+    cast("torch.nn.Module", model).to(device).eval()  # in place
+    return Pretrained(model, tokenizer, load_template(folder, registry, tokenizer))
+
+
+def load_model(folder: Path, registry: Registry, *, name: str | None = None, dtype: torch.dtype | None = None) -> Model:
+    """Read the model of a folder, on the CPU and in evaluation mode; its weights are memory-mapped.
+
+    Args:
+        name: the model component; None goes by `llmx.json`, or by the config's `model_type`.
+        dtype: type of the weights, converted where they have another; None keeps each as it is stored.
+
+    Raises:
+        CheckpointError: a file is missing or altered, a tensor does not fit, or the config is not of that model.
+    """
+    model = empty_model(folder, model_offer(folder, registry, name))
+    load_folder(model, folder, dtype)
+    cast("torch.nn.Module", model).eval()
+    return model
+
+
+def empty_model(folder: Path, offer: Offer) -> Model:
+    """Build the model of a folder's config on the meta device; raises as `load_model`."""
     import torch
 
     config = read_json(folder / CONFIG)
-    target = _model_offer(folder, config, registry).component.load()
+    if config.get("auto_map"):
+        raise CheckpointError(f"{folder / CONFIG}: auto_map asks for code of the folder, which is never run")
+    target = Part(offer.qualified, offer, NoOptions(), folder).load()
     try:
         with torch.device("meta"):
-            model = target.from_config(config)
-    except (KeyError, TypeError, ValueError) as error:
+            model: Model = target.from_config(config)
+            return model
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{folder / CONFIG}: {what}") from error
-    tokenizer = load_tokenizer(folder, registry)
-    if tokenizer.vocab_size > model.vocab_size:
+
+
+def require_vocabulary(folder: Path, vocab_size: int, model: Model) -> None:
+    """Raise a CheckpointError unless every id of a tokenizer has its row in the embedding, which may have more."""
+    if vocab_size > model.vocab_size:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model's embedding only {model.vocab_size}: "
+            f"{folder}: the tokenizer has {vocab_size} ids, the model's embedding only {model.vocab_size}: "
             "they do not belong together"
         )
-    load_weights(model, dict(read_weights(folder)), folder)
-    return Pretrained(model.to(device).eval(), tokenizer, load_template(folder, registry, tokenizer))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a model folder.
+def model_offer(folder: Path, registry: Registry, name: str | None = None, where: str = "model.name") -> Offer:
+    """Return the component that reads a folder's model: the one that wrote it, or the one for its `model_type`.
+
+    Args:
+        name: of the component that is asked for by `where`; None leaves it to the folder.
 
     Raises:
-        CheckpointError: it is missing or does not parse.
+        CheckpointError: it is no model folder, of another family, or of one that no plugin reads.
     """
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent}: no {path.name}: not a model folder") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from None
-
-
-def _model_offer(folder: Path, config: Mapping[str, Any], registry: Registry) -> Offer:
+    model_type = str(read_json(folder / CONFIG).get("model_type"))
+    if name is not None:
+        chosen = registry.find("model", name, where)
+        handles = chosen.component.handles
+        if handles and not any(fnmatch.fnmatch(model_type, each) for each in handles):
+            raise CheckpointError(
+                f"{folder / CONFIG}: model_type = {model_type!r}: the model {name!r} reads {', '.join(handles)} only: "
+                "leave model.name out"
+            )
+        return chosen
     if (folder / LLMX).exists():
         return registry.find("model", _written(folder, "model"), f"{folder / LLMX}: model")
-    model_type = str(config.get("model_type"))
     offer = registry.handling("model", model_type)
     if offer is None:
         known = ", ".join(sorted(h for each in registry.offers("model") for h in each.component.handles))
@@ -214,52 +338,11 @@ def load_template(folder: Path, registry: Registry, tokenizer: Tokenizer) -> Tem
     if "template" not in facts:
         return None
     offer = registry.find("template", str(facts["template"]), f"{folder / LLMX}: template")
-    options, faults = structure(offer.component.options, facts.get("template_options", {}), "template_options")
+    values = dict(facts.get("template_options", {}))
+    if "path" in values:  # the file that it was read from then may be gone: what it saved is in this folder
+        values["path"] = str(folder)
+    options, faults = structure(offer.component.options, values, "template_options")
     if faults:
         raise RecipeError(*(f"{folder / LLMX}: {fault.path}: {fault.message}" for fault in faults))
     template: Template = Part(offer.qualified, offer, options).build(tokenizer)
     return template
-
-
-def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor of a folder's safetensors files, memory-mapped.
-
-    Raises:
-        CheckpointError: there is none, or one that the index names is missing.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    names = [WEIGHTS]
-    if (folder / INDEX).exists():
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-    for name in names:
-        if not (folder / name).exists():
-            raise CheckpointError(f"{folder}: no {name}; weights are read from safetensors only")
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118  # not a dict
-                    yield key, file.get_tensor(key)
-        except SafetensorError as error:
-            raise CheckpointError(f"{folder / name}: damaged: {error}") from None
-
-
-def load_weights(model: Any, weights: dict[str, Tensor], where: Path) -> None:
-    """Give a model built on the meta device its weights.
-
-    Raises:
-        CheckpointError: a tensor is missing, unexpected or of another shape; the message names it.
-    """
-    kept = model.state_dict().keys()
-    wanted = {**dict(model.named_parameters()), **{n: b for n, b in model.named_buffers() if n in kept}}
-    for name in weights.keys() & set(getattr(model, "tied_names", ())):
-        del weights[name]  # some writers store a tied head twice
-    missing, unexpected = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-    if missing or unexpected:
-        what = f"lacks {missing[0]}" if missing else f"has the unexpected {unexpected[0]}"
-        raise CheckpointError(f"{where}: {what} ({len(missing)} missing, {len(unexpected)} unexpected tensors)")
-    for name, parameter in wanted.items():
-        if parameter.shape != weights[name].shape:
-            raise CheckpointError(
-                f"{where}: {name} has shape {list(weights[name].shape)}, the config says {list(parameter.shape)}"
-            )
-    model.load_state_dict(weights, assign=True)

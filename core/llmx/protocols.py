@@ -13,6 +13,7 @@ from attrs import frozen
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from torch import Tensor, nn
 
 Role: TypeAlias = Literal["embedding", "hidden", "head", "norm", "bias"]
@@ -66,6 +67,8 @@ class Document:
         messages: the turns of a chat, in order; empty for plain text.
         tools: JSON schemas of the functions an assistant may call.
         rejected: for a preference pair, the turns that are worse than those at the end of `messages` they stand for.
+        shared: of a preference pair, how many of `messages` stand before both; None where `rejected` has as many turns
+            as it stands for.
     """
 
     text: str
@@ -73,6 +76,12 @@ class Document:
     messages: tuple[Message, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     rejected: tuple[Message, ...] = ()
+    shared: int | None = None
+
+    @property
+    def shared_turns(self) -> int:
+        """How many turns of a preference pair stand before both of its sides."""
+        return max(0, len(self.messages) - len(self.rejected)) if self.shared is None else self.shared
 
 
 @frozen
@@ -179,24 +188,39 @@ class Model(Protocol):
 
 
 class Adapter(Protocol):
-    """A change to a model before it is trained: LoRA, quantisation."""
+    """A change to a model before it is trained: LoRA, quantisation.
+
+    One may have besides:
+
+    * `quantises = True`: what it makes of the weights is smaller and not what they were. A run does not merge such a
+      model at its end unless it is asked to, and then says what that does to the loss.
+    * `save(folder, model)`: writes what was learnt into an existing folder, in the form that others read (PEFT's);
+      `model` is what `apply` returned, or what later adapters made of that. The core adds the base to
+      `adapter_config.json`.
+    """
 
     identity: bool
     """Whether the adapted model gives the base model's logits until it is trained."""
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: Model, device: torch.device) -> Model:
         """Return the model to train: parameters frozen, modules exchanged, in place or not.
 
+        The weights of `model` are on the CPU, often memory-mapped, or on the meta device; they are not written to. What
+        is returned may lie partly on `device` already, where a quantiser works module by module; the rest is moved
+        there by who called. A layer that was exchanged keeps `in_features` and `out_features`.
+
         What it returns keeps the contract of `Model`; parameters it adds have roles. Names of its own parameters do
-        not change from one call to the next, so that a state dict is a checkpoint.
+        not change from one call to the next, so that a state dict is a checkpoint. What is frozen has `requires_grad`
+        False; a checkpoint may leave it out, and it is made from the base again.
+
         """
         ...
 
     def merge(self, model: Model) -> Model:
         """Return the model without the adapter, its change folded into weights of the base's names and shapes.
 
-        The argument is a deep copy of what `apply` returned, and may be changed: look modules up in it, not in what
-        was remembered of `apply`.
+        The argument is a deep copy of what `apply` returned, on the CPU, and may be changed: look modules up in it, not
+        in what was remembered of `apply`.
         """
         ...
 
@@ -276,7 +300,16 @@ class Dataset(Protocol):
 
 
 Objective: TypeAlias = Callable[["Model", Batch], "Tensor"]
-"""Sum of the loss over the batch's counted tokens, a scalar."""
+"""Sum of the loss over the batch's counted tokens, a scalar. One that is an object may have besides:
+
+* `pairs = True`: it compares the two sides of preference pairs. Documents 2k and 2k + 1 of a row are then the better
+  and the worse side of its pair k, whole, and only what answers their one prompt has labels.
+* `chats = True`: the data must hold chats.
+* `count(batch) -> int`: what its sum is divided by; without it that is `batch.count`.
+* `prepare(model)`: called once before the first step, and where a run resumes, with the model as it began.
+* `metrics() -> dict[str, Tensor]`: sums of further figures since the last call, a scalar each, over what `count`
+  counts, of the same names each time; a run logs their means as `train/NAME` and `val/NAME`.
+"""
 
 
 class Sampler:

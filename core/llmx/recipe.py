@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
@@ -18,6 +19,7 @@ from llmx.sections import (
     DataOptions,
     EvalOptions,
     GenerateOptions,
+    PlanOptions,
     PluginsOptions,
     TrainOptions,
 )
@@ -31,6 +33,8 @@ class Part:
     """As the recipe gave it: `muon`, or `acme-optim:muon` where two distributions offer one."""
     offer: Offer
     options: Any
+    folder: Path | None = None
+    """The model folder that it is read from; None for a part that is built from its options."""
 
     @property
     def kind(self) -> str:
@@ -114,6 +118,21 @@ DEFAULT_NAMES: dict[str, Any] = {
     "callback": [],
 }
 DEFAULT_DATASET = "python-docs"
+OWN = "pretrained"
+"""Name of the tokenizer that is the one in the folder of `model.pretrained`."""
+
+
+@frozen
+class Base:
+    """What a run's weights begin with.
+
+    Attributes:
+        pretrained: as a recipe names it; a folder by its absolute path, what was fetched with its revision.
+        folder: where it lies.
+    """
+
+    pretrained: str
+    folder: Path
 
 
 @frozen
@@ -121,6 +140,8 @@ class Recipe:
     """A run's parts and numbers. `Recipe.resolve` makes one from layers of files, variables, flags and overrides."""
 
     model: Part
+    base: Base | None
+    """The pretrained model that it begins with; None for random weights."""
     tokenizer: Part
     template: Part
     """How chats are written; plain text needs none."""
@@ -128,6 +149,8 @@ class Recipe:
     objective: Part
     optimizer: Part
     scheduler: Part
+    scheduler_groups: Mapping[str, Part]
+    """Schedulers of the optimizer's parameter groups that have one of their own, by the groups' names."""
     adapters: tuple[Part, ...]
     samplers: tuple[Part, ...]
     loggers: tuple[Part, ...]
@@ -139,6 +162,7 @@ class Recipe:
     eval: EvalOptions
     checkpoint: CheckpointOptions
     generate: GenerateOptions
+    plan: PlanOptions
     origins: Mapping[str, str] = field(eq=False)
     """Where each given value came from, by its path; a value that is not here is a default."""
 
@@ -166,6 +190,7 @@ class Recipe:
             ("objective", self.objective),
             ("optimizer", self.optimizer),
             ("scheduler", self.scheduler),
+            *((f"scheduler.groups.{group}", part) for group, part in self.scheduler_groups.items()),
         ]
         several = {
             "adapter": self.adapters,
@@ -184,11 +209,16 @@ class Recipe:
         """Return all values, defaults too, as nested plain values that read back as an equal recipe."""
         plain: dict[str, Any] = {}
         for section, part in self.parts:
-            values = {"name": part.name, **unstructure(part.options)}
+            own = section == "tokenizer" and part.folder is not None
+            values = {"name": OWN if own else part.name, **unstructure(part.options)}
             if section in LISTS:
                 plain.setdefault(section, []).append(values)
+            elif section.startswith("scheduler.groups."):
+                plain["scheduler"].setdefault("groups", {})[section.removeprefix("scheduler.groups.")] = values
             else:
                 plain[section] = values
+        if self.base is not None:
+            plain["model"]["pretrained"] = self.base.pretrained
         if len(self.sources) > 1:
             plain["data"] = {"sources": [_plain_source(source) for source in self.sources]}
         plain["data"] |= unstructure(self.data)

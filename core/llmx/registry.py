@@ -12,6 +12,7 @@ from attrs import frozen
 from llmx.catalogue import read_catalogue
 from llmx.component import KINDS, Component
 from llmx.errors import LlmxError, PluginError, RecipeError
+from llmx.given.component import GIVEN
 from llmx.plugins import Plugin, discover
 
 
@@ -83,16 +84,22 @@ class Registry:
     def handling(self, kind: str, what: str) -> Offer | None:
         """Return the offer whose component `handles` the suffix or type `what`; None if there is none.
 
+        One that handles "*" is asked where no other does.
+
         Raises:
             RecipeError: more than one distribution offers to.
         """
-        found = [offer for offer in self.offers(kind) if any(fnmatch.fnmatch(what, h) for h in offer.component.handles)]
+        offers = self.offers(kind)
+        found = [o for o in offers if any(h != "*" and fnmatch.fnmatch(what, h) for h in o.component.handles)]
+        found = found or [o for o in offers if "*" in o.component.handles]
         if len(found) > 1:
             names = " and ".join(offer.qualified for offer in found)
             raise RecipeError(f"{what!r} is read by {names}: name the {kind} in the recipe")
         return found[0] if found else None
 
     def _unknown(self, kind: str, name: str, distribution: str, given: str) -> LlmxError:
+        if distribution == GIVEN:
+            return PluginError(f"{given}: was an object of a Python program: go on there, with llmx.Trainer and it")
         catalogue = read_catalogue()
         known = catalogue.providing(kind, name)
         listed = {(entry.distribution, entry.name) for entry in known}

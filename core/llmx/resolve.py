@@ -12,12 +12,15 @@ from typing import Any, TypeVar
 
 from attrs import fields_dict
 
-from llmx.errors import PluginError, RecipeError
-from llmx.layers import DATA_KEYS, LISTS, Leaf, Section, Table
+from llmx import base as bases
+from llmx import pretrained
+from llmx.component import NoOptions
+from llmx.errors import CheckpointError, PluginError, RecipeError
+from llmx.layers import DATA_KEYS, LISTS, MODEL_KEYS, Leaf, Section, Table
 from llmx.options import Fault, structure
-from llmx.recipe import DEFAULT_DATASET, DEFAULT_NAMES, Part, Recipe, Source
+from llmx.recipe import DEFAULT_DATASET, DEFAULT_NAMES, OWN, Base, Part, Recipe, Source
 from llmx.registry import Offer, Registry
-from llmx.sections import CORE_SECTIONS, DataOptions, PluginsOptions, SourceOptions
+from llmx.sections import CORE_SECTIONS, DataOptions, ModelSource, PluginsOptions, SourceOptions
 
 Options = TypeVar("Options")
 
@@ -30,6 +33,7 @@ class Resolver:
         self.registry = registry
         self.faults: list[str] = []
         self.origins: dict[str, str] = {}
+        self.base: Base | None = None
 
     def recipe(self) -> Recipe:
         known = [*DEFAULT_NAMES, "data", *CORE_SECTIONS, "hooks"]
@@ -38,13 +42,17 @@ class Resolver:
                 self._unknown_section(name, value, known)
         core: dict[str, Any] = {n: self._options(cls, self._table(n), n) for n, cls in CORE_SECTIONS.items()}
         self._require(core["plugins"])  # first: a part that is not installed has its reason there
-        parts = {name: self._section(name) for name in DEFAULT_NAMES}
+        parts: dict[str, Any] = {"model": self._model()}  # first: it may bring the tokenizer and the template
+        parts |= {name: self._section(name) for name in DEFAULT_NAMES if name not in parts}
+        groups = self._scheduler_groups()
         sources, data = self._data()
         hooks = self._hooks()
         if self.faults:
             raise RecipeError(*self.faults)
         several = {f"{name}s": parts.pop(name) for name in LISTS}
-        return Recipe(**parts, **several, **core, sources=sources, data=data, hooks=hooks, origins=self.origins)
+        parts |= {"scheduler_groups": groups}
+        parts |= {"base": self.base, "sources": sources, "data": data, "hooks": hooks, "origins": self.origins}
+        return Recipe(**parts, **several, **core)
 
     def _require(self, plugins: PluginsOptions | None) -> None:
         """Check that what the recipe requires is installed.
@@ -71,7 +79,60 @@ class Resolver:
     def _section(self, name: str) -> Any:
         if name in LISTS:
             return tuple(self._part(name, table, f"{name}.{table['name'].value}") for table in self.merged[name])
-        return self._part(name, self._table(name), name)
+        table = Table({k: leaf for k, leaf in self._table(name).items() if name != "scheduler" or k != "groups"})
+        if name == "tokenizer" and (table["name"].value == OWN or (self.base and table["name"].origin == "default")):
+            return self._own_tokenizer(table)
+        if name == "template" and self.base and table["name"].origin == "default":
+            values = bases.template_values(self.base.folder)
+            table = Table(
+                {**table, **{k: Leaf(v, "default") for k, v in values.items() if k == "name" or k not in table}}
+            )
+        return self._part(name, table, name)
+
+    def _scheduler_groups(self) -> dict[str, Part | None]:
+        """Return the schedulers of parameter groups; one that is given no name has that of the section."""
+        section = self._table("scheduler")
+        found = {}
+        for group, table in section.get("groups", Table()).items():
+            found[group] = self._part("scheduler", {"name": section["name"], **table}, f"scheduler.groups.{group}")
+            self.origins["scheduler.groups"] = next(iter(table.values()), section["name"]).origin
+        return found
+
+    def _model(self) -> Part | None:
+        """Return the model that is named, or the one of the folder it begins with, which is noted as the base."""
+        table = Table(self._table("model"))
+        own = {key: table.pop(key) for key in MODEL_KEYS if key in table}
+        source = self._options(ModelSource, own, "model")
+        if source is None or not source.pretrained:
+            return self._part("model", table, "model")
+        origin, name = own["pretrained"].origin, table.pop("name")
+        self._refuse(table, "model", "the folder's config.json says it: leave it out, or leave model.pretrained out")
+        where = f"{origin}: model.pretrained = {source.pretrained!r}"
+        try:
+            base = bases.find_base(source.pretrained)
+            named = None if name.origin == "default" else str(name.value)
+            offer = pretrained.model_offer(base.folder, self.registry, named, f"{name.origin}: model.name")
+            self._note("model", "name", name)
+        except (RecipeError, CheckpointError) as error:
+            self.faults.extend(f"{where}: {line}" for line in str(error).splitlines())
+            return None
+        self.base = base
+        return Part(offer.component.name if name.origin == "default" else name.value, offer, NoOptions(), base.folder)
+
+    def _own_tokenizer(self, table: Section) -> Part | None:
+        """Return the tokenizer in the folder that the model begins with."""
+        self._note("tokenizer", "name", table["name"])
+        given = {key: leaf for key, leaf in table.items() if key != "name"}
+        self._refuse(given, "tokenizer", "the model's own tokenizer takes no options: name another, or leave it out")
+        if self.base is None:
+            self.faults.append(f"{table['name'].origin}: tokenizer.name = {OWN!r}: needs model.pretrained")
+            return None
+        folder = self.base.folder
+        offer = self.registry.find("tokenizer", bases.tokenizer_name(folder), f"{folder}: tokenizer")
+        return Part(offer.component.name, offer, NoOptions(), folder)
+
+    def _refuse(self, table: Section, path: str, why: str) -> None:
+        self.faults.extend(f"{leaf.origin}: {path}.{key}: {why}" for key, leaf in table.items())
 
     def _data(self) -> tuple[Any, Any]:
         table = dict(self._table("data"))

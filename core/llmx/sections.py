@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, Literal
 
 from attrs import field, frozen, validators
@@ -15,6 +16,7 @@ positive: Any = validators.ge(1)
 optional_whole: Any = validators.optional(validators.ge(1))
 positive_float: Any = validators.gt(0)
 optional_positive: Any = validators.optional(validators.gt(0))
+whole_or_auto: Any = validators.or_(validators.in_(("auto",)), validators.and_(validators.instance_of(int), positive))
 
 
 def _known_roles(_: Any, __: Any, value: tuple[str, ...]) -> None:
@@ -35,15 +37,27 @@ class TrainOptions:
     """Passes over the training tokens; given, it takes the place of `steps`."""
     seed: int = field(default=0, validator=validators.ge(0))
     """Seed of the weights, of the order of samples and of dropout."""
-    tokens_per_update: int = field(default=8192, validator=positive)
-    """Tokens read for one optimizer update, over all ranks and micro-batches; a multiple of the sequence length."""
+    tokens_per_update: int | Literal["auto"] = field(default=8192, validator=whole_or_auto)
+    """Tokens read for one optimizer update, over all ranks and micro-batches; a multiple of the sequence length. "auto"
+    takes (N * D)^0.4 of N parameters and D training tokens, in whole rows, at most a twentieth of an epoch."""
     micro_batch: int | None = field(default=None, validator=optional_whole, metadata={"unit": "rows"})
     """Rows in one forward and backward pass; less takes less memory, and the same update. Unset: all rows at once."""
     clip_norm: float = field(default=1.0, validator=positive_float)
     """Largest L2 norm of the whole gradient; a larger one is scaled down to it. `inf` never clips."""
     precision: Precision = "auto"
-    """Type of the matrix products; weights and optimizer state stay in fp32. "auto" is bf16 where the device
-    computes in it and fp32 elsewhere; fp16 scales the loss."""
+    """Type of the matrix products; weights and optimizer state stay in fp32 unless `weights` says otherwise. "auto" is
+    bf16 where the device computes in it and fp32 elsewhere; fp16 scales the loss."""
+    weights: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type of the weights. "auto" is fp32 for what is trained, and for a base that an adapter freezes the type of
+    `precision`, for it is only read. "bf16" halves the memory of all, and small updates are lost to rounding; it needs
+    `precision` bf16. What an adapter adds is fp32 always."""
+    checkpointing: Literal["none", "block", "selective"] = "none"
+    """What the forward pass computes again in the backward pass instead of keeping it: "block" keeps only what goes
+    into each block, and costs about a third more time; "selective" keeps the results of matrix products and attention
+    besides, and costs little. The loss is the same bit for bit."""
+    host_embedding: bool = False
+    """Keep the embedding in the host's memory and look its rows up there, which saves vocabulary times width weights of
+    an accelerator's. On a CPU it changes nothing; not for a model whose head is the embedding."""
     compile: bool = False
     """Compile the loss with torch.compile: slower to start, faster to run; needs a C++ compiler on CPU."""
     device: str = "auto"
@@ -68,8 +82,23 @@ class CheckpointOptions:
     """Steps between checkpoints; there is always one after the last step. Unset: a fifth of the run."""
     keep_last: int = field(default=2, validator=positive)
     """Newest checkpoints to keep; the one with the best validation loss is kept besides."""
+    every_epoch: bool = False
+    """Save and keep a checkpoint at the end of each epoch, whatever `every` and `keep_last` say."""
     export: Literal["last", "best"] = "last"
     """Which weights `model/` holds at the end."""
+    merge: bool | None = None
+    """Whether the end of a run with adapters writes `model/`, the base with the adapters merged into it, besides
+    `adapter/`. Unset: it does, unless the base is quantised: merged it is as large as before, and a little worse."""
+
+
+@frozen
+class ModelSource:
+    """Where the weights begin; the section's other keys are the model's own options."""
+
+    pretrained: str = ""
+    """A Hugging Face folder, `org/name` of the Hugging Face Hub (`org/name@revision`; the extra `hub`), or
+    `modelscope://org/name`. The model is the one of its config.json, whose shape takes no options; a tokenizer and a
+    template that are not named are its own. Empty: random weights."""
 
 
 @frozen
@@ -90,6 +119,8 @@ class DataOptions:
     """Roles of a chat whose turns are trained on; a message's own flag goes before. Plain text is trained on whole."""
     loss_turns: Literal["all", "last"] = "all"
     """Which turns of those roles: all, or the last one of each chat."""
+    max_samples: int | None = field(default=None, validator=optional_whole, metadata={"unit": "documents"})
+    """Most documents to read of each source, the first ones, held-out ones among them. Unset: all."""
 
 
 @frozen
@@ -116,6 +147,41 @@ class GenerateOptions:
     """Seed of the draws; sequence number i of a call is drawn with its own stream."""
 
 
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)?")
+UNIT_BYTES = {"B": 1, "kB": 10**3} | {
+    f"{letter}{ending}": base**power
+    for power, letter in enumerate("KMGT", 1)
+    for ending, base in (("iB", 1024), ("B", 1000))
+}
+
+
+def size_bytes(size: str | int) -> int:
+    """Return the bytes of a size: a number of them, or a text such as "7.5GiB", "512MiB" or "8 GB" (of 10^9 bytes).
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = SIZE.fullmatch(str(size).strip())
+    found = int(float(match[1]) * UNIT_BYTES[match[2] or "B"]) if match else 0
+    if found < 1:
+        raise ValueError(f'must be a size, such as "7.5GiB", "512MiB" or a number of bytes: {size!r}')
+    return found
+
+
+def _is_size(_: Any, __: Any, value: str | int | None) -> None:
+    if value is not None:
+        size_bytes(value)
+
+
+@frozen
+class PlanOptions:
+    """What a run may take; `llmx run --dry-run` plans it."""
+
+    memory_limit: str | int | None = field(default=None, validator=_is_size)
+    """Most memory of the device: "8GiB", "512MiB" or a number of bytes; of a CPU, all that the process holds. Where the
+    plan takes more, a dry run names the first option to change, and a run refuses to start. Unset: not checked."""
+
+
 @frozen
 class PluginsOptions:
     """What must be installed."""
@@ -130,4 +196,5 @@ CORE_SECTIONS: dict[str, type] = {
     "eval": EvalOptions,
     "checkpoint": CheckpointOptions,
     "generate": GenerateOptions,
+    "plan": PlanOptions,
 }

@@ -163,7 +163,8 @@ class Forms:
         better, worse = (self._side(record, key, prompt, where) for key in ("chosen", "rejected"))
         shared = next((n for n, (a, b) in enumerate(zip(better, worse, strict=False)) if a != b), 10**9)
         shared = min(shared, len(better) - 1, len(worse) - 1)  # equal sides differ by nothing: the last turn stays
-        return Document("", where, better, tools_of(record, where), worse[shared:])
+        uneven = None if len(better) == len(worse) else shared
+        return Document("", where, better, tools_of(record, where), worse[shared:], uneven)
 
     def _prompt(self, record: Record, where: str) -> tuple[Message, ...]:
         """Return the turns before both sides of a preference pair, as far as they stand beside them."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmx import hookimpl
+from llmx.nn import count_weights
 from llmx_loggers import ConsoleOptions
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ class ConsoleLogger:
     def llmx_after_eval(self, metrics: dict[str, float]) -> None:
         self.val_loss = metrics["val/loss"]
         if self._live is None:
-            bits = metrics["val/bits_per_byte"]
-            text = f"step {int(metrics['step'])}  validation loss {self.val_loss:.4f}  bits per byte {bits:.3f}"
+            bits = metrics.get("val/bits_per_byte")
+            text = f"step {int(metrics['step'])}  validation loss {self.val_loss:.4f}"
+            text += "" if bits is None else f"  bits per byte {bits:.3f}"
             self.console.print(text, highlight=False, soft_wrap=True)
 
     @hookimpl
@@ -117,7 +119,7 @@ class ConsoleLogger:
 
 def header(run: Run) -> str:
     """Return the lines that say what runs on what."""
-    count = sum(parameter.numel() for parameter in run.module.parameters())
+    count = count_weights(run.module)
     sizes, names = run.sizes, run.recipe
     return (
         f"{names.model.name}: {count:,} parameters, {run.tokenizer.vocab_size:,} tokens in the vocabulary\n"

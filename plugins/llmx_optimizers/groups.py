@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, get_args
 
 from llmx.errors import PluginError, RecipeError
@@ -33,11 +34,14 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def decay_groups(model: nn.Module, weight_decay: float, embedding_lr: float | None) -> list[dict[str, Any]]:
+def decay_groups(
+    model: nn.Module, weight_decay: float, embedding_lr: float | None, leave_out: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Return the groups "decay", "embedding" and "no_decay", each in the model's order and left out when it is empty.
 
     Args:
         embedding_lr: peak learning rate of the embedding; None for that of the others.
+        leave_out: names of parameters that are in none of them.
     """
     roles, parameters = model.roles(), trainable(model)
     groups: dict[str, dict[str, Any]] = {
@@ -46,6 +50,14 @@ def decay_groups(model: nn.Module, weight_decay: float, embedding_lr: float | No
         "no_decay": {"params": [], "weight_decay": 0.0},
     }
     for name, parameter in parameters.items():
+        if name in leave_out:
+            continue
         group = "decay" if roles[name] in DECAYING else "embedding" if roles[name] == "embedding" else "no_decay"
         groups[group]["params"].append(parameter)
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
+
+
+def one_kernel(groups: list[dict[str, Any]]) -> bool | None:
+    """Return True where torch has Adam's one-kernel update for every parameter, None for torch to choose."""
+    parameters = [each for group in groups for each in group["params"]]
+    return all(each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in parameters) or None

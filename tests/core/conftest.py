@@ -1,14 +1,16 @@
-"""Token stores that tests write themselves, and a browser for the pages."""
+"""Token stores that tests write themselves, a model folder that transformers wrote, and a browser for the pages."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from llmx.data.store import FORMAT, ShardWriter, TokenStore
 
@@ -37,6 +39,38 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> MakeStore:
         return TokenStore(folder, "train")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def given(corpus: Path) -> list[str]:
+    """Overrides of a small run without a model."""
+    sizes = ["train.steps=4", "train.tokens_per_update=512", "train.precision=fp32", "data.sequence_length=64"]
+    return [f"data.path={corpus}", *sizes, "optimizer.lr=5e-3", "generate.samples=0"]
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama that transformers wrote, with a tokenizer and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=300, num_key_value_heads=2, max_position_embeddings=128, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    letters = {token: number for number, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}!{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant!{% endif %}"
+    )
+    fast.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site,) = folder.glob("lib/python*/site-packages")
     for old in site.glob("setuptools*"):  # Python 3.11 puts one in that is older than torch wants
         shutil.rmtree(old)
-    here = [sysconfig.get_paths()["purelib"], *(p for p in sys.path if p.endswith(("/core", "/plugins")))]
+    here = [path for path in sys.path if path.endswith(("/site-packages", "/core", "/plugins"))]
     (site / "seen.pth").write_text("\n".join(here) + "\n")
     return folder / "bin" / "python"
 

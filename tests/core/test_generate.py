@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +16,15 @@ from llmx.generate.decode import stream_text
 from llmx.testing import check_cached_decoding
 
 MODELS = [offer.component for offer in Registry().offers("model")]
+OPTIONS: dict[str, dict[str, Any]] = {"transformers": {"model_type": "gpt2", "fields": {"n_layer": 2, "n_embd": 48}}}
+"""Of those that have no defaults."""
 
 
 @pytest.mark.parametrize("component", MODELS, ids=lambda component: component.name)
 def test_cached_decoding_gives_the_full_logits(component: Component) -> None:
     """Every model there is: prefill and single tokens give the full forward's logits at every position (1e-5)."""
     torch.manual_seed(0)
-    check_cached_decoding(component.load()(component.options(), vocab_size=300))
+    check_cached_decoding(component.load()(component.options(**OPTIONS.get(component.name, {})), vocab_size=300))
 
 
 def test_the_check_of_cached_decoding_finds_a_fault() -> None:
@@ -206,12 +209,15 @@ def test_weights_that_do_not_fit_are_named(char_run: Path, tmp_path: Path) -> No
     llmx.load(folder)  # a tied head stored twice is the same model
 
 
-def test_a_model_type_nobody_reads_is_named(char_run: Path, tmp_path: Path) -> None:
-    """The message says what is known."""
+def test_a_model_type_nobody_reads_is_named(char_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what is known; where the bridge is, it says why it does not read one."""
     folder = spoiled(char_run, tmp_path)
     (folder / "llmx.json").unlink()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+    with pytest.raises(CheckpointError, match=r"model_type = 'mamba': keeps a recurrent state"):
+        llmx.load(folder)
+    monkeypatch.setenv("LLMX_DISABLE_PLUGINS", "transformers")
     with pytest.raises(CheckpointError, match=r"model_type = 'mamba': no plugin reads it \(known: .*llama"):
         llmx.load(folder)
     (folder / "config.json").write_text(json.dumps({**config, "attention_bias": True}))

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import llmx
-from llmx import LlmxError, RecipeError, hookspecs
+from llmx import LlmxError, PluginError, RecipeError, hookspecs
 from llmx.assembly import Run
 from llmx.component import KINDS
 from llmx.train.hooks import load_hooks_file
@@ -27,7 +27,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 EVENTS = {
     name: list(inspect.signature(each).parameters)
     for name, each in vars(hookspecs).items()
-    if hasattr(each, "llmx_spec") and name.removeprefix("llmx_").removesuffix("s") not in KINDS
+    if hasattr(each, "llmx_spec") and name not in {f"llmx_{kind}s" for kind in KINDS}
 }
 
 
@@ -82,6 +82,7 @@ def test_events_come_in_their_order(small: list[str], tmp_path: Path) -> None:
         )
     run(small, tmp_path / "r", hooks_file(tmp_path, body))
     assert (tmp_path / "log").read_text().splitlines() == [
+        "objective 0",
         "before_run 0",
         "before_step 0",
         "before_update 0",
@@ -354,6 +355,50 @@ def test_a_listener_that_joined_after_the_best_step_is_left_out_of_its_export(
     found = load_file(tmp_path / "r" / "checkpoints" / "step-00000002" / "model.safetensors")
     assert all(torch.equal(weight, found[name]) for name, weight in weights(tmp_path / "r").items())
     assert "callback ema: was not part of the run at step 2, the best: exported without" in capsys.readouterr().err
+
+
+OWN_LOSS = """
+    from llmx.nn import linear_cross_entropy
+    @hookimpl
+    def llmx_objective(run):
+        def twice(model, batch):
+            hidden = model.hidden(batch.ids_BT, documents_BT=batch.documents_BT, positions_BT=batch.positions_BT)
+            return 2 * linear_cross_entropy(hidden.flatten(0, 1), model.head_weight(), batch.labels_BT.flatten())
+        return twice
+"""
+
+
+def test_an_objective_of_ones_own_is_trained_and_measured(small: list[str], tmp_path: Path, plain: Path) -> None:
+    """In place of the recipe's: twice its loss, in training and evaluation, and resumed as well."""
+    one = ["train.steps=1", "eval.every=1"]
+    run(small, tmp_path / "r", hooks_file(tmp_path, OWN_LOSS), *one)
+    assert rows(tmp_path / "r", "train/loss")[0] == pytest.approx(2 * rows(plain, "train/loss")[0])
+    assert rows(tmp_path / "r", "val/loss")[0] > 1.5 * rows(plain, "val/loss")[0]
+    llmx.run(tmp_path / "r", resume=True, overrides=["train.steps=2"])
+    assert rows(tmp_path / "r", "train/loss")[1] > 1.5 * rows(plain, "train/loss")[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("3", r"llmx_objective: hooks 1 my_hooks\.py: gives a int, not a function"),
+        ("type('Own', (), {'pairs': True, '__call__': None})()", r"hooks 1 my_hooks\.py: compares pairs, .*causal-lm"),
+    ],
+)
+def test_a_wrong_objective_is_told(small: list[str], tmp_path: Path, given: str, message: str) -> None:
+    """Before anything is trained."""
+    body = f"@hookimpl\ndef llmx_objective(run): return {given}\n"
+    with pytest.raises(PluginError, match=message):
+        run(small, tmp_path / "r", hooks_file(tmp_path, body))
+    assert not (tmp_path / "r").exists()
+
+
+def test_two_objectives_are_refused(small: list[str], tmp_path: Path) -> None:
+    """Which of them counts nobody can know."""
+    (tmp_path / "two").mkdir()
+    files = [hooks_file(folder, OWN_LOSS) for folder in (tmp_path, tmp_path / "two")]
+    with pytest.raises(PluginError, match=r"hooks 2 my_hooks\.py and hooks 1 my_hooks\.py each give one"):
+        llmx.run(overrides=small, tokenizer="char", logger=[], out=tmp_path / "r", hooks=files)
 
 
 # --- state, places, words -------------------------------------------------------------------------------------------

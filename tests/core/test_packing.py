@@ -14,12 +14,12 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmx import NoOptions
 from llmx.data.batches import shuffled
 from llmx.data.packing import PackedRows, best_fit
 from llmx.data.rows import HeldOut, Rows, rows_of
 from llmx.data.store import TokenStore
 from llmx.protocols import IGNORE, Batch
+from llmx_objectives import CausalLMOptions
 from llmx_objectives.causal import causal_lm
 from llmx_tinyllm import TinyLLMOptions
 from llmx_tinyllm.model import TinyLLM
@@ -95,7 +95,7 @@ def alone(texts: Documents) -> Iterator[Batch]:
 
 def losses(batches: Any) -> tuple[float, torch.Tensor, int]:
     """The mean loss over the labels that count in all batches, its gradient, and how many labels they are."""
-    net, objective = model(), causal_lm(NoOptions())
+    net, objective = model(), causal_lm(CausalLMOptions())
     batches = list(batches)
     count = sum(batch.count for batch in batches)
     total = torch.zeros(())

@@ -94,12 +94,18 @@ def test_a_name_of_another_kind_is_told() -> None:
 
 
 def test_the_dataset_is_chosen_by_the_path() -> None:
-    """`data.path` alone picks the reader of its ending; an unknown ending says what to set."""
-    assert resolve({"data": {"path": "x/y.jsonl"}}).sources[0].part.name == "jsonl"
-    assert resolve({"data": {"path": "x/*.parquet"}}).sources[0].part.name == "parquet"
-    assert resolve({"data": {"path": "x/y", "name": "text"}}).sources[0].part.name == "text"
-    assert resolve({"data": {"path": "x/y.jsonl.gz"}}).sources[0].part.name == "jsonl"
-    assert resolve({"data": {"path": ["x/y.csv", "x/z.csv"]}}).sources[0].part.name == "csv"
+    """`data.path` alone picks the reader of its ending; an unknown ending says what to set. The file names the corpus,
+    and the reader where a pattern names no file."""
+
+    def found(**data: Any) -> tuple[str, str]:
+        recipe = resolve({"data": data})
+        return recipe.sources[0].part.name, recipe.corpus
+
+    assert found(path="x/y.jsonl") == ("jsonl", "y")
+    assert found(path="x/*.parquet") == ("parquet", "parquet")
+    assert found(path="x/y", name="text") == ("text", "y")
+    assert found(path="x/y.jsonl.gz") == ("jsonl", "y")
+    assert found(path=["x/y.csv", "x/z.csv"]) == ("csv", "y")
 
 
 def test_several_sources_are_told_apart() -> None:
@@ -111,7 +117,7 @@ def test_several_sources_are_told_apart() -> None:
     assert found == [("a", 0.7, "text"), ("a-2", 1.0, "jsonl"), ("python-docs", 1.0, "python-docs")]
     assert recipe.data.held_out == 0.1
     assert Recipe.resolve([Layer("again", recipe.to_plain())]).to_plain() == recipe.to_plain()
-    assert Recipe.resolve([layer, Layer("flag", {"data": {"path": "c.csv"}})]).sources[0].part.name == "csv"
+    assert Recipe.resolve([layer, Layer("flag", {"data": {"path": "c.csv"}})]).corpus == "c"
     assert Recipe.resolve([Layer("one", {"data": {"path": "c.csv"}}), layer]).corpus == "a+a-2+python-docs"
 
 

@@ -132,6 +132,23 @@ def test_the_embedding_may_have_a_rate_of_its_own():
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam"])
+def test_auto_is_the_law_of_the_models_size(name):
+    """5e-5 at 7e9 parameters, falling with their fourth root, frozen ones counted too; the working goes into a state
+    dict. A rate of the embedding's own stays."""
+    model = Tiny()
+    size = sum(each.numel() for each in model.parameters())
+    model.up.weight.requires_grad_(False)
+    optimizer = build(name, model, lr="auto", embedding_lr=0.5)
+    groups = {group["name"]: group for group in optimizer.state_dict()["param_groups"]}
+    for group in ("decay", "no_decay"):
+        assert groups[group]["lr"] == pytest.approx(5e-5 * (7e9 / size) ** 0.25)
+        assert groups[group]["lr_working"] == f"5e-5 x ({size:,} / 7e9)^-0.25"
+    assert groups["embedding"]["lr"] == 0.5
+    assert "lr_working" not in groups["embedding"]
+    assert "lr_working" not in build(name, Tiny(), lr=0.1).param_groups[0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_a_frozen_parameter_is_left_out(name):
     """What requires no gradient is in no group, and a group that has nothing left is not there."""
     model = Tiny()

@@ -94,6 +94,23 @@ def test_options_of_the_only_part_may_go_by_the_name_that_was_given(name: str) -
     assert part.options == Options(lr=0.5, beta=0.9 if name == "lion" else 0.5)
 
 
+def test_parts_of_two_kinds_may_share_a_name() -> None:
+    """An option goes to the one that has it, by the name alone or with the kind before it; one that both have to both,
+    unless the kind is said."""
+    sharing = planted("llmx-two", ("optimizer", "two", Options), ("logger", "two", OtherModeOptions))
+    both = planted("llmx-two", ("optimizer", "two", Options), ("scheduler", "two", Options))
+
+    def made(plugin: Plugin, options: dict[str, dict[str, Any]]) -> list[Any]:
+        return [part.options for part in parts_of("two", Registry([plugin]), options)]
+
+    assert made(sharing, {"two": {"lr": 0.5, "mode": "max"}}) == [Options(lr=0.5), OtherModeOptions("max")]
+    assert made(sharing, {"optimizer.two": {"lr": 0.5}}) == [Options(lr=0.5), OtherModeOptions()]
+    assert made(both, {"two": {"lr": 0.5}}) == [Options(lr=0.5), Options(lr=0.5)]
+    assert made(both, {"scheduler.two": {"lr": 0.5}}) == [Options(), Options(lr=0.5)]
+    with pytest.raises(RecipeError, match=r"two\.x: no such option|two\.x"):
+        made(both, {"two": {"x": 1}})
+
+
 def test_options_of_no_part_are_refused() -> None:
     """Each is said with the nearest names: a slip in a name must not check a part with its defaults."""
     with pytest.raises(RecipeError) as caught:

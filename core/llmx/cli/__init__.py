@@ -15,6 +15,7 @@ from llmx.cli.lazy import LazyGroup
 COMMANDS = {
     "run": "Train a model from a recipe, names and overrides.",
     "generate": "Continue a text with a trained model.",
+    "export": "Write a model for transformers, vLLM, llama.cpp or PEFT.",
     "data": "Look at, prepare and clean a corpus.",
     "tokenizer": "Learn a tokenizer, or look at one.",
     "report": "Write a page that shows and compares runs.",

@@ -22,9 +22,9 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     from llmx.errors import RecipeError
     from llmx.options import OptionDoc, describe
     from llmx.registry import Registry
-    from llmx.sections import CORE_SECTIONS, DataOptions
+    from llmx.sections import CORE_SECTIONS, DataOptions, ModelSource
 
-    sections = {**CORE_SECTIONS, "data": DataOptions}
+    sections = {**CORE_SECTIONS, "data": DataOptions, "model": ModelSource}
     title, options, target = kind, sections.get(kind), ""
     if options is None or name is not None:
         kind = "dataset" if kind == "data" else kind

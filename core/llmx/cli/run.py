@@ -106,8 +106,9 @@ def _report(run: Run, *, as_json: bool) -> None:
         click.echo(click.style(str(prompt), dim=True) + ("" if isinstance(prompt, str) else "\n") + text)
         click.echo(click.style("—" * 20, dim=True))
     best = "" if state.best_loss is None else f", best validation loss {state.best_loss:.4f} at step {state.best_step}"
+    made = "model" if (run.folder / "model").exists() else "adapter"
     why = f" ({run.stop_reason})" if run.stop_reason else ""
-    click.echo(f"Done after step {state.step}{why}{best}. The model is in {run.folder / 'model'}.")
+    click.echo(f"Done after step {state.step}{why}{best}. The {made} is in {run.folder / made}.")
     if (run.folder / PAGE).exists():
         click.echo(f"Curves, samples and the recipe are in {run.folder / PAGE}.")
     else:

@@ -73,8 +73,9 @@ class Reader:
 
 
 def chars_of(document: Document) -> int:
-    """Return the characters of a document's text or turns."""
-    return len(document.text) + sum(len(turn.content) + len(turn.reasoning) for turn in document.messages)
+    """Return the characters of a document's text or turns, those that a preference pair rejects too."""
+    turns = (*document.messages, *document.rejected)
+    return len(document.text) + sum(len(turn.content) + len(turn.reasoning) for turn in turns)
 
 
 @frozen(eq=False)
@@ -88,6 +89,7 @@ class Tokens:
         masked: whether each document has a mask.
         text_bytes: of each document.
         lost_turns: of each document, turns that were to be trained on and cannot be.
+        boundaries: of each document, where the rejected one of a preference pair begins, or 0.
     """
 
     ids: NDArray[Any]
@@ -96,6 +98,7 @@ class Tokens:
     masked: Sequence[bool]
     text_bytes: Sequence[int]
     lost_turns: Sequence[int]
+    boundaries: Sequence[int]
 
     @classmethod
     def of(cls, encoded: Sequence[Encoded]) -> Tokens:
@@ -109,15 +112,16 @@ class Tokens:
             masked,
             [each.text_bytes for each in encoded],
             [each.lost_turns for each in encoded],
+            [each.boundary for each in encoded],
         )
 
-    def __iter__(self) -> Iterator[tuple[NDArray[Any], int, NDArray[Any] | None, int]]:
-        """Yield ids, bytes of text, trained tokens and lost turns of each document."""
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], int, NDArray[Any] | None, int, int]]:
+        """Yield ids, bytes of text, trained tokens, lost turns and boundary of each document."""
         ends = np.cumsum(self.lengths)
-        facts = zip(ends - self.lengths, ends, self.masked, self.text_bytes, self.lost_turns, strict=True)
-        for start, end, masked, size, lost in facts:
+        counts = (self.masked, self.text_bytes, self.lost_turns, self.boundaries)
+        for start, end, masked, size, lost, boundary in zip(ends - self.lengths, ends, *counts, strict=True):
             marks = self.trained[start:end] if masked and self.trained is not None else None
-            yield self.ids[start:end], size, marks, lost
+            yield self.ids[start:end], size, marks, lost, boundary
 
 
 def encode_block(encoder: Encoder, block: Block) -> Tokens:

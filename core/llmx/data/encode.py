@@ -51,12 +51,14 @@ class Encoded:
         text_bytes: UTF-8 bytes of the text that the trained tokens spell, special tokens aside.
         lost_turns: turns that were to be trained on and are not, since the template spells them otherwise once others
             follow.
+        boundary: of a preference pair, where its rejected document begins; 0 where there is one document.
     """
 
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_] | None
     text_bytes: int
     lost_turns: int = 0
+    boundary: int = 0
 
 
 @frozen
@@ -71,13 +73,14 @@ class LossMask:
     roles: tuple[str, ...] = ("assistant",)
     turns: str = "all"
 
-    def wanted(self, messages: Sequence[Message]) -> list[bool]:
-        """Return for each message whether it is to be trained on."""
+    def wanted(self, messages: Sequence[Message], first: int = 0) -> list[bool]:
+        """Return for each message whether it is to be trained on; none before `first` is."""
         ours = [message.role in self.roles for message in messages]
         if self.turns == "last":
             last = max((number for number, each in enumerate(ours) if each), default=-1)
             ours = [number == last for number in range(len(ours))]
-        return [each if message.loss is None else message.loss for each, message in zip(ours, messages, strict=True)]
+        ours = [each if message.loss is None else message.loss for each, message in zip(ours, messages, strict=True)]
+        return [number >= first and each for number, each in enumerate(ours)]
 
 
 class Encoder:
@@ -87,6 +90,8 @@ class Encoder:
         template: None where chats are not expected.
         mask: which turns are trained on.
         options: those of the template that it does not write into a model folder, as JSON values.
+        pairs: documents are preference pairs, each the two chats of its one prompt; only what follows the prompt is
+            trained on. A document that is none becomes a pair with nothing to predict, which rows leave out and count.
     """
 
     def __init__(
@@ -95,10 +100,13 @@ class Encoder:
         template: Template | None,
         mask: LossMask | None = None,
         options: Mapping[str, Any] | None = None,
+        *,
+        pairs: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.mask = mask or LossMask()
+        self.pairs = pairs
         self._options = dict(options or {})
         self._around = tokenizer.bos_id, tokenizer.eos_id
         self._speller: Speller | None = None
@@ -111,6 +119,10 @@ class Encoder:
             RecipeError: there are chats, and no template or none that fits the tokenizer.
         """
         texts: list[str] = []
+        if self.pairs:
+            both = [None if not each.rejected else self._plan_pair(each, texts) for each in documents]
+            many = self._encode(texts)
+            return [_NO_PAIR if plan is None else _pair(*(self._chat(side, many) for side in plan)) for plan in both]
         plans = [self._plan(document, texts) for document in documents]
         many = self._encode(texts)
         return [
@@ -135,6 +147,8 @@ class Encoder:
             "roles": list(self.mask.roles),
             "turns": self.mask.turns,
         }
+        if self.pairs:
+            found["pairs"] = True
         if self.template is not None:
             found["template"] = f"{_class_of(self.template)} {template_hash(self.template)}"
             found["template_options"] = self._options
@@ -152,8 +166,17 @@ class Encoder:
         if not document.messages:
             texts.append(document.text)
             return len(texts) - 1
+        return self._plan_chat(document, texts)
+
+    def _plan_pair(self, document: Document, texts: list[str]) -> tuple[Plan, Plan]:
+        """Plan the two chats of a pair, the better one first."""
+        first = document.shared_turns
+        worse = evolve(document, messages=(*document.messages[:first], *document.rejected), rejected=())
+        return self._plan_chat(document, texts, first), self._plan_chat(worse, texts, first)
+
+    def _plan_chat(self, document: Document, texts: list[str], first: int = 0) -> Plan:
         template, speller = self._chat_parts(document.origin)
-        wanted = self.mask.wanted(document.messages)
+        wanted = self.mask.wanted(document.messages, first)
         messages = [
             evolve(message, loss=True) if each and message.role != "assistant" and not message.loss else message
             for message, each in zip(document.messages, wanted, strict=True)
@@ -197,6 +220,23 @@ class Encoder:
             marks = np.repeat([span.trained for span in plan.spans], [len(ids) for ids in parts])
         size = sum(span.text_bytes for span in plan.spans)
         return Encoded(_joined(parts, np.int32), marks, size, plan.lost_turns)
+
+
+_NO_PAIR = Encoded(np.zeros(2, np.int32), np.zeros(2, np.bool_), 0, 0, 1)
+"""In place of a document that is no pair: two documents of one token, in which nothing follows anything."""
+
+
+def _pair(better: Encoded, worse: Encoded) -> Encoded:
+    """Join the chats of a pair."""
+    assert better.trained is not None
+    assert worse.trained is not None
+    return Encoded(
+        np.concatenate([better.ids, worse.ids]),
+        np.concatenate([better.trained, worse.trained]),
+        better.text_bytes + worse.text_bytes,
+        better.lost_turns + worse.lost_turns,
+        len(better.ids),
+    )
 
 
 @frozen

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmx.data.batches import batch_of_pieces, shuffled
-from llmx.data.pieces import Pieces, cut_documents
+from llmx.data.pieces import Pieces, cut_documents, whole_pairs
 from llmx.data.shards import Shards
 from llmx.protocols import Batch
 
@@ -112,6 +112,32 @@ class PaddedRows(PieceRows):
     def __init__(self, store: TokenStore, length: int, seed: int, split: str = "training") -> None:
         pieces, facts = cut_documents(store, length, split)
         super().__init__(store, length, seed, pieces, np.arange(len(pieces) + 1), facts)
+
+
+class PairRows(PieceRows):
+    """Rows of whole preference pairs, packed best-fit or one to a row; pair k of a row is its documents 2k and 2k + 1.
+
+    Args:
+        store: the tokens of the pairs.
+        length: T.
+        seed: of what is packed together, and of the order.
+        packed: several to a row where they fit.
+        split: "training" or "held-out", for messages.
+
+    Raises:
+        DataError: no pair fits a row.
+    """
+
+    mixed = True
+
+    def __init__(self, store: TokenStore, length: int, seed: int, packed: bool, split: str = "training") -> None:
+        pieces, facts = whole_pairs(store, length, split)
+        order, firsts = np.arange(len(pieces) // 2), np.arange(len(pieces) // 2 + 1)
+        if packed:
+            sizes = pieces.size[0::2] + pieces.size[1::2]
+            order, firsts = best_fit(sizes, length, shuffled(len(sizes), seed, "packing"))
+        both = (2 * order[:, None] + np.arange(2)).ravel()
+        super().__init__(store, length, seed, pieces.take(both), 2 * firsts, facts)
 
 
 def best_fit(

@@ -65,6 +65,35 @@ def cut_documents(store: TokenStore, length: int, split: str) -> tuple[Pieces, d
     return Pieces(*(np.concatenate([getattr(each, name) for each in found]) for name in ("start", "size"))), dict(facts)
 
 
+def whole_pairs(store: TokenStore, length: int, split: str) -> tuple[Pieces, dict[str, int]]:
+    """Return the two pieces of every preference pair that fits a row, and what became of the documents.
+
+    A pair that is longer than a row, or of which one side has no label that counts, is left out whole: of half an
+    answer nothing can be said. So is what was no pair.
+
+    Args:
+        length: T.
+        split: "training" or "held-out", for the message.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    found: list[Pieces] = []
+    left_out = left_out_tokens = 0
+    for shard in Shards(store):
+        begins, lengths = shard.offsets[:-1], np.diff(shard.offsets)
+        _, labels = _count_trained(shard, length)
+        fits = (lengths - 1).reshape(-1, 2).sum(1) <= length
+        kept = np.repeat(fits & (labels.reshape(-1, 2) > 0).all(1), 2)
+        found.append(Pieces(shard.first_token + begins[kept].astype(np.int64), (lengths[kept] - 1).astype(np.int32)))
+        left_out += int((~kept).sum())
+        left_out_tokens += int(lengths[~kept].sum())
+    if not sum(map(len, found)):
+        raise no_pair_left(store, length, split)
+    facts = {"left_out_documents": left_out, "left_out_tokens": left_out_tokens}
+    return Pieces(*(np.concatenate([getattr(each, name) for each in found]) for name in ("start", "size"))), facts
+
+
 def _cut_shard(shard: Shard, length: int) -> tuple[Pieces, dict[str, int]]:
     begins, lengths = shard.offsets[:-1], np.diff(shard.offsets)
     slots = np.maximum(lengths - 1, 0)
@@ -93,6 +122,21 @@ def _count_trained(shard: Shard, length: int) -> tuple[NDArray[np.int32], NDArra
         return ends - begins, until - after_first
     before = np.concatenate([[0], shard.trained]).cumsum(dtype=np.int32)  # trained tokens before each place
     return before[ends] - before[begins], before[until] - before[after_first]
+
+
+def no_pair_left(store: TokenStore, length: int, split: str) -> DataError:
+    """Return the error that says why there is no preference pair."""
+    if not store.documents:
+        return DataError(f"data: there is no {split} document")
+    every = f"data: all {store.documents // 2} {split} documents"
+    if not store.predicted:
+        return DataError(
+            f"{every}: none is a preference pair, an answer with one that is worse (fields chosen and rejected), of "
+            "which a turn is trained on; give pairs, or name another objective"
+        )
+    return DataError(
+        f"{every}: no preference pair fits in {length} tokens with both of its sides; set data.sequence_length to more"
+    )
 
 
 def nothing_left(store: TokenStore, length: int, split: str) -> DataError:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from llmx.data.packing import PackedRows, PaddedRows
+from llmx.data.packing import PackedRows, PaddedRows, PairRows
 from llmx.data.stream import StreamRows
 from llmx.errors import DataError
 from llmx.protocols import Batch
@@ -55,11 +55,13 @@ class Rows(Protocol):
 
 
 def rows_of(store: TokenStore, packing: Packing, length: int, seed: int) -> Rows:
-    """Return the training rows of a store; "auto" streams texts and packs chats.
+    """Return the training rows of a store; "auto" streams texts and packs chats and preference pairs.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or preference pairs are to be streamed.
     """
+    if store.pairs:
+        return _pair_rows(store, packing, length, seed, "training")
     if packing == "stream" or (packing == "auto" and not store.masked):
         return StreamRows(store, length, seed)
     return (PaddedRows if packing == "none" else PackedRows)(store, length, seed)
@@ -123,6 +125,14 @@ class HeldOut:
 
 def _in_order(store: TokenStore, packing: Packing, length: int) -> Rows:
     """Return rows of which the first ones stand for all: a stream as it is, documents shuffled."""
+    if store.pairs:
+        return _pair_rows(store, packing, length, 0, "held-out")
     if packing == "stream" or (packing == "auto" and not store.masked):
         return StreamRows(store, length, None, "held-out")
     return (PaddedRows if packing == "none" else PackedRows)(store, length, 0, "held-out")
+
+
+def _pair_rows(store: TokenStore, packing: Packing, length: int, seed: int, split: str) -> Rows:
+    if packing == "stream":
+        raise DataError('data.packing = "stream": cuts documents, and a preference pair stays whole; use "best-fit"')
+    return PairRows(store, length, seed, packing != "none", split)

@@ -80,15 +80,18 @@ class ShardWriter:
         text_bytes: int,
         trained: NDArray[Any] | Sequence[bool] | None = None,
         lost_turns: int = 0,
+        boundary: int = 0,
     ) -> None:
         """Take a document: its ids, the bytes of its text, which tokens are trained on (None: all), its lost turns.
 
-        A document that gave no token is left out.
+        A document that gave no token is left out. A preference pair has a boundary, and is two documents, which are
+        neighbours in one shard.
         """
         if not len(ids):
             return
-        self._ids.append(np.asarray(ids))
-        self._trained.append(None if trained is None else np.asarray(trained, np.uint8))
+        for part in (slice(0, boundary), slice(boundary, None)) if boundary else (slice(None),):
+            self._ids.append(np.asarray(ids[part]))
+            self._trained.append(None if trained is None else np.asarray(trained[part], np.uint8))
         self._text_bytes += text_bytes
         self._lost_turns += lost_turns
         self.waiting_tokens += len(ids)
@@ -172,12 +175,15 @@ class TokenStore:
         predicted: labels that count: tokens that follow another of their document and are trained on.
         lost_turns: turns that were to be trained on, and that the template does not let be.
         masked: whether some token is not trained on.
+        pairs: whether documents 2k and 2k + 1 are a preference pair, the better one first.
         shards: in their order.
         first_tokens: for each shard, the tokens before it.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
-        manifest = read_manifest(folder)["splits"][split]
+        whole = read_manifest(folder)
+        self.pairs: bool = whole.get("encoder", {}).get("pairs", False)
+        manifest = whole["splits"][split]
         self.documents: int = manifest["documents"]
         self.tokens: int = manifest["tokens"]
         self.text_bytes: int = manifest["text_bytes"]

@@ -5,10 +5,13 @@ Shapes: `B` = 1 sequence, `V` vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
+from typing import cast
 
 import torch
 from attrs import frozen
+from torch import nn
 
 from llmx.errors import RecipeError
 from llmx.protocols import Model, Sampler, Tokenizer
@@ -64,6 +67,13 @@ def check_length(ids: list[int], model: Model) -> list[int]:
     return ids
 
 
+def device_of(model: Model) -> torch.device:
+    """Return where a model computes: its embedding may lie elsewhere (`train.host_embedding`)."""
+    inside = itertools.chain.from_iterable(block.parameters() for block in model.blocks())
+    parameters: Iterator[nn.Parameter] = itertools.chain(inside, cast(nn.Module, model).parameters())
+    return next(parameters).device
+
+
 def decode_tokens(
     model: Model,
     ids: Sequence[int],
@@ -78,7 +88,7 @@ def decode_tokens(
     states = [[link.start(ids)] for link in chain]
     with torch.inference_mode():
         cache = model.new_cache(1, len(ids) + budget)
-        device = next(model.parameters()).device  # type: ignore[attr-defined]  # a Model is a Module
+        device = device_of(model)
         draw = torch.Generator().manual_seed(seed)
         new = list(ids)
         for _ in range(budget):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from llmx.corpora import build_dataset
 from llmx.data.encode import Encoder
 from llmx.data.split import split_over
 from llmx.data.store import TokenStore
@@ -53,7 +54,7 @@ def prompts_of(run: Run) -> Sequence[str | ChatPrompt]:
 
 def _held_out_chats(run: Run) -> Iterator[ChatPrompt]:
     """Yield held-out chats up to the first turn of an assistant, each once, those that leave room for an answer."""
-    datasets = [source.part.build() for source in run.recipe.sources]
+    datasets = [build_dataset(run.recipe, source) for source in run.recipe.sources]
     split = split_over(run.recipe.data.held_out, datasets)
     encoder, seen = Encoder(run.tokenizer, run.template), set()
     for dataset in datasets:

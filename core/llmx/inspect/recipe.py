@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from llmx.assembly import sequence_length
-from llmx.corpora import Corpora, encoder_of, new_corpora
+from llmx.corpora import Corpora, build_dataset, encoder_of, new_corpora
 from llmx.data.rows import HeldOut, rows_of
 from llmx.data.split import split_over
 from llmx.data.store import TokenStore
@@ -15,6 +13,7 @@ from llmx.inspect.figures import Corpus
 from llmx.inspect.gather import SourceParts, gather
 from llmx.progress import progress
 from llmx.recipe import Recipe
+from llmx.train.model import bare_model
 
 
 def inspect_recipe(recipe: Recipe, samples: int) -> Corpus:
@@ -27,8 +26,7 @@ def inspect_recipe(recipe: Recipe, samples: int) -> Corpus:
         RecipeError, PluginError: whatever a run would raise before its first step for its data.
     """
     corpora = new_corpora(recipe)
-    with torch.device("meta"):
-        model = recipe.model.build(vocab_size=corpora.tokenizer.vocab_size)
+    model = bare_model(recipe, corpora.tokenizer.vocab_size)
     length = sequence_length(recipe, model)
     stores = [TokenStore(folder, "val") for folder in corpora.folders] if recipe.data.held_out else []
     held_out = HeldOut(stores, recipe.data.packing, length).facts() if stores else None
@@ -53,7 +51,7 @@ def _parts(recipe: Recipe, corpora: Corpora, stores: Sequence[TokenStore], lengt
         train = TokenStore(folder, "train")
         rows = rows_of(train, recipe.data.packing, length, recipe.train.seed)
         held_out = stores[number] if stores else None
-        parts.append(SourceParts(source.label, source.weight, source.part.build(), train, held_out, rows))
+        parts.append(SourceParts(source.label, source.weight, build_dataset(recipe, source), train, held_out, rows))
     return parts
 
 

@@ -32,6 +32,9 @@ MERGED, MERGED_COARSE = 1e-4, 2e-2
 changes the weights (a quantiser) may compute in bf16."""
 
 
+CPU = torch.device("cpu")
+
+
 def _logits(model: Any) -> Tensor:
     """Return logits in evaluation mode, of the same ids each time."""
     training = model.training
@@ -71,13 +74,13 @@ def identity(subject: Subject) -> None:
     if not adapter.identity:
         raise NotApplicable("identity is False: the adapter changes the model from the start")
     wanted_BTV = _logits(reference_model())
-    off = difference(_logits(adapter.apply(reference_model())), wanted_BTV)
+    off = difference(_logits(adapter.apply(reference_model(), CPU)), wanted_BTV)
     assert off <= TOLERANCE, f"identity is True, and the adapted model's logits are {off:.1e} off the base model's"
 
 
 def contract(subject: Subject) -> None:
     """The adapted model keeps the contract of a model, and each of its parameters has a role."""
-    base, model = reference_model(), subject.build().apply(reference_model())
+    base, model = reference_model(), subject.build().apply(reference_model(), CPU)
     for name in ("vocab_size", "context_length", "tied_names"):
         wanted, found = getattr(base, name), getattr(model, name)
         assert found == wanted, f"{name} of the adapted model is {found!r}, of the base {wanted!r}"
@@ -95,13 +98,13 @@ def contract(subject: Subject) -> None:
 
 def cached_decoding(subject: Subject) -> None:
     """Decoding with a cache gives the logits of the full forward, when the adapter is trained too."""
-    check_cached_decoding(_trained(subject.build().apply(reference_model())))
+    check_cached_decoding(_trained(subject.build().apply(reference_model(), CPU)))
 
 
 def trains(subject: Subject) -> None:
     """Every parameter it leaves trainable gets a gradient, and the loss falls."""
     adapter = subject.build()
-    model = adapter.apply(reference_model())
+    model = adapter.apply(reference_model(), CPU)
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not parameters:
         assert not adapter.identity, "nothing is trainable: an adapter that changes nothing and trains nothing is none"
@@ -121,8 +124,8 @@ def trains(subject: Subject) -> None:
 def applies_to_each(subject: Subject) -> None:
     """One adapter may be applied to two models: neither depends on the other, and names and shapes are the same."""
     adapter = subject.build()
-    first, second = adapter.apply(reference_model()), adapter.apply(reference_model())
-    other = subject.build().apply(reference_model())
+    first, second = adapter.apply(reference_model(), CPU), adapter.apply(reference_model(), CPU)
+    other = subject.build().apply(reference_model(), CPU)
     for model, what in ((second, "the second model"), (other, "another process")):
         found, wanted = _shapes(model), _shapes(first)
         changed = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
@@ -138,7 +141,7 @@ def applies_to_each(subject: Subject) -> None:
 def merge(subject: Subject) -> None:
     """After training, merging gives a model with the base's names and shapes and the adapted model's logits."""
     adapter = subject.build()
-    model = _trained(adapter.apply(reference_model()))
+    model = _trained(adapter.apply(reference_model(), CPU))
     adapted_BTV, weights = _logits(model), {name: value.clone() for name, value in model.state_dict().items()}
     plain: Any = merged(model, [(subject.part, adapter)])
     base, found = _shapes(reference_model()), _shapes(plain)
@@ -168,7 +171,7 @@ def merge_untrained(subject: Subject) -> None:
     adapter = subject.build()
     if not adapter.identity:
         raise NotApplicable("identity is False: the adapter changes the model from the start")
-    plain: Any = merged(adapter.apply(reference_model()), [(subject.part, adapter)])
+    plain: Any = merged(adapter.apply(reference_model(), CPU), [(subject.part, adapter)])
     found = plain.state_dict()
     for name, wanted in reference_model().state_dict().items():
         off = difference(found[name], wanted)
@@ -179,10 +182,10 @@ def resume(subject: Subject) -> None:
     """The state dict of a trained adapted model, loaded into a new one, gives equal logits."""
     from safetensors.torch import load_file, save_file
 
-    model = _trained(subject.build().apply(reference_model()))
+    model = _trained(subject.build().apply(reference_model(), CPU))
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(weights, subject.scratch / "model.safetensors")
-    other = subject.build().apply(reference_model(seed=1))
+    other = subject.build().apply(reference_model(seed=1), CPU)
     other.load_state_dict(load_file(subject.scratch / "model.safetensors"), strict=True)
     off = difference(_logits(other), _logits(model))
     assert off <= TOLERANCE, (
@@ -192,9 +195,9 @@ def resume(subject: Subject) -> None:
 
 def meta_device(subject: Subject) -> None:
     """It is applied to a model on the meta device, with the same names and shapes, and takes its weights there."""
-    real = _trained(subject.build().apply(reference_model()))
+    real = _trained(subject.build().apply(reference_model(), CPU))
     with torch.device("meta"):
-        model = subject.build().apply(_meta_model())
+        model = subject.build().apply(_meta_model(), torch.device("meta"))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         assert value.device.type == "meta", f"{name} is on {value.device} when the model is on the meta device"
     found, wanted = _shapes(model), _shapes(real)
@@ -215,7 +218,7 @@ def seeded(subject: Subject) -> None:
     for _ in range(2):
         model = reference_model()
         torch.manual_seed(7)
-        found.append(subject.build().apply(model).state_dict())
+        found.append(subject.build().apply(model, CPU).state_dict())
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), (
             f"{name} differs between two models adapted after torch.manual_seed(7)"

@@ -24,7 +24,7 @@ from llmx.testing.samples import sample_path
 Status = Literal["passed", "failed", "skipped"]
 
 GivenOptions = Mapping[str, Mapping[str, Any]]
-"""Options of components by their names, for the checks."""
+"""Options of components by their names, or by kind and name (`model.qwen3`), for the checks."""
 
 NONE_GIVEN: GivenOptions = MappingProxyType({})
 
@@ -107,8 +107,9 @@ def parts_of(name: str, registry: Registry, options: GivenOptions = NONE_GIVEN) 
     """Return the components a name stands for: a component, a plugin, a distribution, or `distribution:component`.
 
     Args:
-        options: by component name, for those whose defaults do not suffice; where `name` stands for one component
-            alone, by `name` as well.
+        options: by component name or by kind and name, for those whose defaults do not suffice; where `name` stands for
+            components of one name alone, by `name` as well. A name that parts of several kinds have gives an option to
+            those that take it.
 
     Raises:
         RecipeError: nothing is called that, or an option is missing, wrong, or of no component that is checked.
@@ -127,23 +128,27 @@ def parts_of(name: str, registry: Registry, options: GivenOptions = NONE_GIVEN) 
             raise PluginError(f"{plugin.name} of {plugin.distribution}: {plugin.status}: {plugin.error}")
     if not offers:
         raise RecipeError(f"check: {name!r}: no part, plugin or distribution is called that: see `llmx plugins`")
-    given = _by_component(name, sorted({offer.component.name for offer in offers}), options)
-    return [_part(offer, given.get(offer.component.name, {})) for offer in offers]
+    given = _by_component(name, offers, options)
+    return [_part(offer, given.get((offer.kind, offer.component.name), {})) for offer in offers]
 
 
-def _by_component(name: str, checked: list[str], options: GivenOptions) -> dict[str, dict[str, Any]]:
-    """Return the options by the names of the components that are checked.
+def _by_component(name: str, offers: list[Offer], options: GivenOptions) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the options by kind and name of the components that are checked.
 
     Raises:
         RecipeError: some are for none of them.
     """
-    alone = {name: checked[0], name.rpartition(":")[2]: checked[0]} if len(checked) == 1 else {}
-    found: dict[str, dict[str, Any]] = {}
+    checked = sorted({offer.component.name for offer in offers})
+    alone = {name, name.rpartition(":")[2]} if len(checked) == 1 else set()
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     faults = []
     for key, values in options.items():
-        part = key if key in checked else alone.get(key)
-        if part is not None:
-            found.setdefault(part, {}).update(values)
+        meant = [o for o in offers if key in (o.component.name, f"{o.kind}.{o.component.name}") or key in alone]
+        for option, value in values.items() if meant else ():
+            takers = [offer for offer in meant if option in attrs.fields_dict(offer.component.options)]
+            for offer in takers or meant:  # an option that none takes is refused by each
+                found.setdefault((offer.kind, offer.component.name), {})[option] = value
+        if meant:
             continue
         near = difflib.get_close_matches(key, checked, n=3, cutoff=0.5) or checked
         what = ", ".join(f"{key}.{option}" for option in values) or key

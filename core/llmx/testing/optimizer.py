@@ -235,7 +235,9 @@ def meta_step(subject: Subject) -> None:
     real = _built(subject, model)
     _backward(model, real, 0)
     real.step()
-    optimizer = _built(subject, reference_model().to("meta"))
+    shapes = reference_model().to("meta")
+    with torch.device("meta"):  # as a dry run does: what it makes of its own is there too, unless it says where
+        optimizer = _built(subject, shapes)
     for group in optimizer.param_groups:
         if "fused" in group:
             group.update(fused=False, foreach=False)  # their kernels have no meta form; a dry run does the same

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,15 @@ def latest(checkpoints: Path) -> Path | None:
     return newest
 
 
-def prune(checkpoints: Path, step: int, keep_last: int, best_step: int | None) -> None:
-    """Delete what the whole checkpoint of `step` makes superfluous: all but the newest `keep_last` up to it and the
-    best one, those after it (they were not whole, or the run would have gone on from them), and half-written ones."""
-    best = None if best_step is None else folder_name(best_step)
+def prune(checkpoints: Path, step: int, keep_last: int, keep: Collection[int]) -> None:
+    """Delete what the whole checkpoint of `step` makes superfluous: all but the newest `keep_last` up to it and those
+    of the steps in `keep`, those after it (they were not whole, or the run would have gone on from them), and
+    half-written ones."""
+    kept = {folder_name(each) for each in keep}
     folders = step_folders(checkpoints)
     later = [folder for folder in folders if folder.name > folder_name(step)]
     older = [folder for folder in folders if folder not in later][:-keep_last]
-    for folder in later + [folder for folder in older if folder.name != best]:
+    for folder in later + [folder for folder in older if folder.name not in kept]:
         shutil.rmtree(folder)
     for leftover in checkpoints.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llmx import pretrained
+from llmx.base import MODELSCOPE, require_unchanged
 from llmx.errors import CheckpointError
-from llmx.files import kept_bytes
+from llmx.files import fsync_folder, kept_bytes, temporary_beside
+from llmx.lock import read_lock
 from llmx.pretrained import Pretrained
-from llmx.recipe import Recipe
+from llmx.recipe import Base, Recipe
 from llmx.registry import Registry
 from llmx.train import checkpoint
-from llmx.train.adapt import adapt, merged
+from llmx.train.adapt import merged
+from llmx.train.cost import tell_cost
+from llmx.train.device import choose_precision
+from llmx.train.model import build_model, finish, is_partial, load_saved, meta_model
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from llmx.assembly import Run
+    from llmx.protocols import Adapter, Model, Template, Tokenizer
 
 
 SAMPLES = "samples.jsonl"
@@ -31,20 +41,95 @@ SAMPLES = "samples.jsonl"
 ENDED = "ended_at_step"
 """Key of `llmx.json`: the step after which the run ended, the weights being those or the best."""
 
+ADAPTER_CONFIG = "adapter_config.json"
+
+TRAINED = "trained.safetensors"
+"""File of `adapter/` with the weights of a checkpoint, where they are not merged into `model/`."""
+
 
 def export(run: Run) -> Path:
-    """Write `model/` with the weights that `checkpoint.export` asks for, and return it."""
-    folder = run.folder / "model"
-    facts = {"model": run.recipe.model.name, "tokenizer": run.recipe.tokenizer.name, ENDED: run.state.step}
-    named = None if run.template is None else (run.recipe.template, run.template)
+    """Write what `checkpoint.export` asks for, and return its folder: `model/`, with adapters `adapter/` besides, or
+    that alone where `checkpoint.merge` keeps them apart."""
     with _at_exported_step(run) as strangers:
         run.hooks.announce("llmx_before_export", leave_out=strangers, run=run)
-        model = merged(run.model, zip(run.recipe.adapters, run.adapters, strict=True))
-        pretrained.save(folder, model, cast(nn.Module, model).state_dict(), run.tokenizer, facts, named)
+        folder = run.folder / "adapter"
+        if run.adapters:
+            _write_adapter(run, folder)
+        if merges(run):
+            folder = run.folder / "model"
+            _write_model(run, folder)
+        else:  # of an end before this one: it would be taken for the model
+            shutil.rmtree(run.folder / "model", ignore_errors=True)
         run.samples = [(prompt, run.generate(prompt)) for prompt in run.prompts()]
         run.hooks.announce("llmx_after_export", leave_out=strangers, run=run, path=folder)
     _keep_samples(run)
     return folder
+
+
+def merges(run: Run) -> bool:
+    """Return whether a run ends with `model/`."""
+    wanted = run.recipe.checkpoint.merge
+    return not _quantised(run) if wanted is None else wanted or not run.adapters
+
+
+def _quantised(run: Run) -> bool:
+    return any(getattr(adapter, "quantises", False) for adapter in run.adapters)
+
+
+def _write_model(run: Run, folder: Path) -> None:
+    model = merged(run.model, zip(run.recipe.adapters, run.adapters, strict=True))
+    if _quantised(run):
+        tell_cost(run, model)
+    save_model(folder, run.recipe, model, run.tokenizer, run.template, _facts(run))
+
+
+def save_model(
+    folder: Path,
+    recipe: Recipe,
+    model: Model,
+    tokenizer: Tokenizer,
+    template: Template | None,
+    facts: dict[str, Any],
+) -> None:
+    """Write the model folder of a run; what its base says of special ids and generation is kept with its tokenizer."""
+    named = None if template is None else (recipe.template, template)
+    base = None if recipe.base is None or recipe.tokenizer.folder is None else recipe.base.folder
+    pretrained.save(folder, model, cast(nn.Module, model).state_dict(), tokenizer, facts, named, base=base)
+
+
+def _write_adapter(run: Run, folder: Path) -> None:
+    """Write `adapter/`: the last adapter that others can read, in their form; what is trained, where that is not merged
+    and the base is in a folder of its own; and `llmx.json`."""
+    temporary = temporary_beside(folder)
+    try:
+        for adapter in reversed(run.adapters):
+            if hasattr(adapter, "save"):
+                adapter.save(temporary, run.model)
+                _name_base(temporary / ADAPTER_CONFIG, run.recipe.base)
+                break
+        if not merges(run):
+            save_file({name: each.cpu().contiguous() for name, each in run.weights().items()}, temporary / TRAINED)
+        (temporary / pretrained.LLMX).write_text(json.dumps(_facts(run), indent=2) + "\n", encoding="utf-8")
+        fsync_folder(temporary)
+        pretrained.replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name_base(path: Path, base: Base | None) -> None:
+    """Say in an adapter's config, in PEFT's form, which model it is for; of random weights there is none to name."""
+    if base is None or not path.is_file():
+        return
+    name, revision = str(base.folder), None
+    fetched = not Path(base.pretrained).is_absolute()
+    if fetched and not base.pretrained.startswith(MODELSCOPE):  # PEFT fetches it as we do
+        name, _, revision = base.pretrained.partition("@")
+    config = pretrained.read_json(path) | {"base_model_name_or_path": name, "revision": revision}
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {"model": run.recipe.model.name, "tokenizer": run.recipe.tokenizer.name, ENDED: run.state.step}
 
 
 def _keep_samples(run: Run) -> None:
@@ -62,11 +147,10 @@ def _keep_samples(run: Run) -> None:
 
 
 def exported_step(folder: Path) -> int | None:
-    """Return the last step of the run whose end wrote the `model/` that a run folder holds; None if there is none."""
-    if not (folder / "model" / pretrained.LLMX).exists():
-        return None
-    step: int | None = pretrained.read_json(folder / "model" / pretrained.LLMX).get(ENDED)
-    return step
+    """Return the last step of the run whose end wrote the `model/` or `adapter/` of a run folder; None for none."""
+    files = [folder / each / pretrained.LLMX for each in ("model", "adapter")]
+    steps = [pretrained.read_json(file).get(ENDED) for file in files if file.exists()]
+    return max((step for step in steps if step is not None), default=None)
 
 
 @contextlib.contextmanager
@@ -97,20 +181,46 @@ def _go_to(run: Run, step: int) -> list[str]:
     return run.hooks.load_state_dict(state["listeners"])
 
 
-def load_checkpoint(folder: Path, recipe: Recipe, registry: Registry, device: str) -> Pretrained:
-    """Return the model of a run that has not ended, from its newest checkpoint.
+def restored_model(
+    folder: Path,
+    recipe: Recipe,
+    registry: Registry,
+    vocab_size: int,
+    weights: dict[str, Tensor],
+    device: torch.device,
+) -> tuple[Model, list[Adapter]]:
+    """Return the model of a run with what a checkpoint holds of it, and the adapters that are on it.
 
     Raises:
-        CheckpointError: it has none yet.
+        CheckpointError: the weights are of another model, or the base that the run began with has changed.
     """
-    newest = checkpoint.latest(folder / "checkpoints")
-    if newest is None:
+    if not is_partial(recipe):
+        model, adapters = meta_model(recipe, vocab_size)
+        pretrained.load_weights(model, weights, folder)
+        return finish(recipe, model, device), adapters
+    require_unchanged(folder, read_lock(folder), recipe.base)
+    precision = choose_precision(recipe.train.precision, device)
+    model, adapters = build_model(recipe, registry, vocab_size, device, precision)
+    try:
+        load_saved(recipe, model, weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: does not fit its recipe: {str(error).splitlines()[0]}") from error
+    return model, adapters
+
+
+def load_checkpoint(folder: Path, recipe: Recipe, registry: Registry, device: torch.device) -> Pretrained:
+    """Return the model of a run without `model/`: with the adapters of its end, or of its newest checkpoint.
+
+    Raises:
+        CheckpointError: it has none yet, or the base it began with has changed.
+    """
+    ended = folder / "adapter" / TRAINED
+    newest = None if ended.exists() else checkpoint.latest(folder / "checkpoints")
+    if newest is None and not ended.exists():
         raise CheckpointError(f"{folder}: the run has no checkpoint yet; go on with: llmx run {folder} --resume")
+    weights = load_file(ended) if newest is None else checkpoint.load(newest)[0]
     tokenizer = pretrained.load_tokenizer(folder / "tokenizer", registry)
-    with torch.device("meta"):
-        model, _ = adapt(recipe, recipe.model.build(vocab_size=tokenizer.vocab_size))
-    weights, _ = checkpoint.load(newest)
-    pretrained.load_weights(model, weights, newest)
-    cast(nn.Module, model).to(device).eval()  # in place
     template = pretrained.load_template(folder / "tokenizer", registry, tokenizer)
+    model, _ = restored_model(folder, recipe, registry, tokenizer.vocab_size, weights, device)
+    cast(nn.Module, model).eval()  # in place
     return Pretrained(model, tokenizer, template)

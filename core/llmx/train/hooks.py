@@ -57,6 +57,24 @@ class RunHooks:
         except Exception as error:  # a stranger's code: its fault gets the place it came from
             raise LlmxError(f"{event}: {place_of(error)}: {type(error).__name__}: {error}") from error
 
+    def ask(self, event: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """Call `event` on every listener, and return what it is called and what it gives for each that gives something.
+
+        Raises:
+            LlmxError: a listener failed; the message names the hook, the file and the line.
+        """
+        given = []
+        for heard in reversed(getattr(self._manager.hook, event).get_hookimpls()):
+            try:
+                answer = heard.function(*(arguments[name] for name in heard.argnames))
+            except LlmxError:
+                raise
+            except Exception as error:  # a stranger's code: its fault gets the place it came from
+                raise LlmxError(f"{event}: {place_of(error)}: {type(error).__name__}: {error}") from error
+            if answer is not None:
+                given.append((heard.plugin_name, answer))
+        return given
+
     def announce_to_each(self, event: str, **arguments: Any) -> list[str]:
         """Call `event` on every listener, also after one has failed; return what failed and where."""
         faults = []
@@ -80,6 +98,10 @@ class RunHooks:
             elif hasattr(listener, "load_state_dict"):
                 strangers.append(name)
         return strangers
+
+    def modules(self) -> dict[str, ModuleType]:
+        """Return the hooks files that listen, by their names."""
+        return {name: listener for name, listener in self._listeners() if isinstance(listener, ModuleType)}
 
     def _listeners(self) -> list[tuple[str, Any]]:
         return [(name, listener) for name, listener in self._manager.list_name_plugin() if listener is not None]

@@ -18,6 +18,8 @@ from llmx.train import checkpoint
 from llmx.train.device import autocast, keep_freed_memory, memory_bytes, peak_flops, to_device
 from llmx.train.evaluate import evaluate
 from llmx.train.export import exported_step
+from llmx.train.objective import count_of, take_figures
+from llmx.train.rates import rates, set_rates
 from llmx.train.signals import catch_signals
 from llmx.train.state import TrainState
 from llmx.train.tree import random_state, restore_random_state
@@ -45,6 +47,7 @@ class Trainer:
             self.loss_sum = torch.compile(run.objective)
         self.built_groups = group_options(run.optimizer)
         self.skipped = 0
+        self.figures: dict[str, float] = {}
         self.saved_step: int | None = None
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16")
         self.flops_per_token = run.model.flops_per_token(run.sizes.sequence_length)
@@ -79,9 +82,7 @@ class Trainer:
     def _step(self) -> None:
         run, state = self.run, self.run.state
         began = time.perf_counter()
-        factor = run.schedule(state.step)
-        for group in run.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+        set_rates(run)
         run.hooks.announce("llmx_before_step", run=run)
         loss = self._gradients(self._batches())
         grad_norm = self._update(loss)
@@ -94,11 +95,12 @@ class Trainer:
             "tokens": state.tokens,
             "epoch": run.train_rows.epoch(state.step * run.sizes.rows),
             "train/loss": loss,
-            "lr": run.optimizer.param_groups[0]["lr"],
+            **rates(run),
             "grad_norm": grad_norm,
             "tokens_per_s": per_second,
             "mfu": per_second * self.flops_per_token / (self.peak_flops * run.world.size),
             "memory_bytes": memory_bytes(run.device),
+            **self.figures,
         }
         run.hooks.announce("llmx_after_step", run=run, metrics=metrics)
 
@@ -112,7 +114,7 @@ class Trainer:
         """Accumulate the gradient of the mean loss over the update's counted tokens, and return that loss."""
         run = self.run
         run.optimizer.zero_grad(set_to_none=True)
-        counts = torch.tensor(sum(batch.count for batch in batches), device=run.device)
+        counts = torch.tensor(sum(count_of(run.objective, batch) for batch in batches), device=run.device)
         count = max(1, int(run.world.sum(counts)))
         total = torch.zeros((), device=run.device)
         for batch in batches:
@@ -121,6 +123,7 @@ class Trainer:
             self.scaler.scale(loss_sum / count).backward()  # type: ignore[no-untyped-call]
             total += loss_sum.detach()
         run.world.sum_all(p.grad for p in run.parameters() if p.grad is not None)
+        self.figures = take_figures(run, "train", count)
         return float(run.world.sum(total)) / count
 
     def _update(self, loss: float) -> float:
@@ -161,9 +164,17 @@ class Trainer:
         if run.held_out is not None and (last or step % self.eval_every == 0):
             improved = self._evaluate()
             self._agree_to_stop()
-        if last or improved or run.stop_reason or step % self.save_every == 0:
+        if self._ends_epoch():
+            run.state.epoch_steps.append(step)
+        if last or improved or run.stop_reason or step % self.save_every == 0 or step in run.state.epoch_steps:
             self.save()
             self._agree_to_stop()  # a hook may have stopped rank 0 when its checkpoint was complete
+
+    def _ends_epoch(self) -> bool:
+        """Return whether the step at hand is the last of an epoch whose checkpoint is to be kept."""
+        run = self.run
+        before, now = (run.train_rows.epoch(step * run.sizes.rows) for step in (run.state.step - 1, run.state.step))
+        return run.recipe.checkpoint.every_epoch and int(now) > int(before)
 
     def _agree_to_stop(self) -> None:
         """Stop every rank when a hook has stopped one."""
@@ -176,7 +187,7 @@ class Trainer:
         """Measure the held-out loss; return whether it is the lowest so far."""
         run, state = self.run, self.run.state
         run.hooks.announce("llmx_before_eval", run=run)
-        loss, bits_per_byte = evaluate(run)
+        loss, bits_per_byte, figures = evaluate(run)
         if not math.isfinite(loss):
             raise DivergedError(
                 f"step {state.step}: the validation loss is {loss}; earlier weights are kept in {self.checkpoints}; "
@@ -185,7 +196,9 @@ class Trainer:
         improved = state.best_loss is None or loss < state.best_loss
         if improved:
             state.best_loss, state.best_step = loss, state.step
-        metrics = {"step": state.step, "tokens": state.tokens, "val/loss": loss, "val/bits_per_byte": bits_per_byte}
+        metrics = {"step": state.step, "tokens": state.tokens, "val/loss": loss, **figures}
+        if bits_per_byte is not None:
+            metrics["val/bits_per_byte"] = bits_per_byte
         run.hooks.announce("llmx_after_eval", run=run, metrics=metrics)
         return improved
 
@@ -210,7 +223,8 @@ class Trainer:
             "listeners": run.hooks.state_dict(),
         }
         folder = checkpoint.save(self.checkpoints, state.step, run.weights(), everything)
-        checkpoint.prune(self.checkpoints, state.step, run.recipe.checkpoint.keep_last, state.best_step)
+        keep = [*state.epoch_steps, *([] if state.best_step is None else [state.best_step])]
+        checkpoint.prune(self.checkpoints, state.step, run.recipe.checkpoint.keep_last, keep)
         run.hooks.announce("llmx_after_checkpoint", run=run, path=folder)
 
     def resume(self, folder: Path) -> None:

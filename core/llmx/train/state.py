@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import define
+from attrs import define, field
 
 
 @define
@@ -15,6 +15,7 @@ class TrainState:
         best_loss: lowest validation loss so far, nats per token; None before the first evaluation.
         best_step: the step it was measured at.
         stop_reason: why `run.stop` ended the run at this step, if it did.
+        epoch_steps: steps at the ends of epochs whose checkpoints are kept.
     """
 
     step: int = 0
@@ -22,3 +23,4 @@ class TrainState:
     best_loss: float | None = None
     best_step: int | None = None
     stop_reason: str | None = None
+    epoch_steps: list[int] = field(factory=list)

@@ -68,7 +68,7 @@ class Lora:
     def __init__(self, options: LoraOptions) -> None:
         self.options = options
 
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: Any, device: torch.device) -> Any:
         model.requires_grad_(False)
         for parent, name, child in list(self.find(model, nn.Linear)):
             setattr(parent, name, self.layer(child, self.options))  # their roles: a decoder calls matrices hidden
@@ -134,8 +134,8 @@ class Wrapped(nn.Module):
 class Wraps(Lora):
     """Returns the model in a wrapper; its roles have the names from inside it."""
 
-    def apply(self, model: Any) -> Any:
-        return Wrapped(super().apply(model))
+    def apply(self, model: Any, device: torch.device) -> Any:
+        return Wrapped(super().apply(model, device))
 
     def merge(self, model: Any) -> Any:
         return super().merge(model.base_model)
@@ -144,9 +144,9 @@ class Wraps(Lora):
 class RolesOnce(Lora):
     """Writes its roles down before it adds its parameters."""
 
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: Any, device: torch.device) -> Any:
         before = model.roles()
-        model = super().apply(model)
+        model = super().apply(model, device)
         model.roles = lambda: before
         return model
 
@@ -169,8 +169,8 @@ class SkipsFirst(Lora):
 class FreezesAll(Lora):
     """Freezes after it has added its parameters, so that nothing is trained."""
 
-    def apply(self, model: Any) -> Any:
-        model = super().apply(model)
+    def apply(self, model: Any, device: torch.device) -> Any:
+        model = super().apply(model, device)
         return model.requires_grad_(False)
 
 
@@ -194,8 +194,8 @@ class OwnNames(Lora):
 
     number = itertools.count()
 
-    def apply(self, model: Any) -> Any:
-        model = super().apply(model)
+    def apply(self, model: Any, device: torch.device) -> Any:
+        model = super().apply(model, device)
         for _, _, child in list(self.find(model, LoraLinear)):
             child.register_parameter(f"lora_scale_{next(self.number)}", nn.Parameter(torch.ones(1)))
         return model
@@ -208,8 +208,8 @@ class SharesA(Lora):
         super().__init__(options)
         self.shared: dict[int, nn.Parameter] = {}
 
-    def apply(self, model: Any) -> Any:
-        model = super().apply(model)
+    def apply(self, model: Any, device: torch.device) -> Any:
+        model = super().apply(model, device)
         for parent, name, child in list(self.find(model, LoraLinear)):
             child.lora_a = self.shared.setdefault(hash((child.lora_a.shape, name, id(type(parent)))), child.lora_a)
             child.lora_b = self.shared.setdefault(hash((child.lora_b.shape, name)), child.lora_b)
@@ -232,8 +232,8 @@ class MergesUnscaled(Lora):
 class RemembersLayers(Lora):
     """Merges the layers it remembers from `apply`, not those of the model it is given."""
 
-    def apply(self, model: Any) -> Any:
-        model = super().apply(model)
+    def apply(self, model: Any, device: torch.device) -> Any:
+        model = super().apply(model, device)
         self.layers = list(self.find(model, LoraLinear))
         return model
 
@@ -323,8 +323,8 @@ class DeviceWrittenOut(Lora):
 class Unseeded(Lora):
     """Draws from a generator that the system seeds."""
 
-    def apply(self, model: Any) -> Any:
-        model = super().apply(model)
+    def apply(self, model: Any, device: torch.device) -> Any:
+        model = super().apply(model, device)
         generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
         for _, _, child in list(self.find(model, LoraLinear)):
             if child.lora_a.device.type != "meta":
@@ -383,7 +383,7 @@ class Quantiser(Lora):
 
     identity = False
 
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: Any, device: torch.device) -> Any:
         model.requires_grad_(False)
         for parent, name, child in list(self.find(model, nn.Linear)):
             setattr(parent, name, Halved(child))
@@ -400,7 +400,7 @@ class Quantiser(Lora):
 class NormsOnly(Lora):
     """Adds nothing and exchanges nothing: trains norms and biases alone."""
 
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: Any, device: torch.device) -> Any:
         roles = model.roles()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(roles[name] in ("norm", "bias"))
@@ -413,8 +413,8 @@ class NormsOnly(Lora):
 class WrapsRight(Wraps):
     """Returns the model in a wrapper, with roles under the wrapper's names."""
 
-    def apply(self, model: Any) -> Any:
-        wrapped = super().apply(model)
+    def apply(self, model: Any, device: torch.device) -> Any:
+        wrapped = super().apply(model, device)
         wrapped.roles = lambda: {f"base_model.{name}": role for name, role in model.roles().items()}
         return wrapped
 

@@ -184,7 +184,7 @@ class Unseeded(Right):
 
     def __init__(self, options: Options, model: Any) -> None:
         super().__init__(options, model)
-        self.generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
+        self.generator = torch.Generator("cpu").manual_seed(int.from_bytes(os.urandom(7), "big"))
 
     def update(self, p: Any, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         super().update(p, grad, state, group)
@@ -260,6 +260,14 @@ class StateOnTheCpu(Right):
         super().update(p, grad, state, group)
 
 
+class ReadsATable(Right):
+    """Makes a table where tensors are made by default, which is the meta device in a dry run, and reads it."""
+
+    def __init__(self, options: Options, model: Any) -> None:
+        super().__init__(options, model)
+        self.rates = torch.arange(1.0, 5.0).tolist()
+
+
 class NoBiasCorrection(Right):
     """AdamW whose averages are not corrected for their start at 0."""
 
@@ -300,6 +308,7 @@ FAULTS = [
     ("resume", _component(StateOfAnotherType)),
     ("meta-step", _component(LooksAtNumbers)),
     ("meta-step", _component(StateOnTheCpu)),
+    ("meta-step", _component(ReadsATable)),
     ("known-algorithm", _component(NoBiasCorrection, "adamw")),
     ("known-algorithm", _component(SwapsBetas, "adamw")),
 ]
@@ -310,6 +319,7 @@ CRASHES = {
     "stateofanothertype": "TypeError",
     "looksatnumbers": "RuntimeError",
     "stateonthecpu": "RuntimeError",
+    "readsatable": "NotImplementedError",
 }
 """Faults that show as an exception of their own, and which."""
 

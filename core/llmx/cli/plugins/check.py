@@ -24,13 +24,14 @@ def command(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run the conformance suite on every part that NAME stands for: a part, a plugin or a distribution.
 
     Options of a part whose defaults do not suffice are given as they are in a recipe, with the part's name before
-    them where there are several. A logger with a mode "offline" is checked in it, if no other is given: runs of the
-    checks are for no account. Ends with 1 if a check fails.
+    them where there are several, and its kind before that where parts of two kinds share it. A logger with a mode
+    "offline" is checked in it, if no other is given: runs of the checks are for no account. Ends with 1 if a check
+    fails.
 
     \b
     llmx plugins check lion
     llmx plugins check tinyllm preset=nano
-    llmx plugins check llmx-shop tokenizer-x.vocab_size=500
+    llmx plugins check llmx-shop tokenizer-x.vocab_size=500 model.shop.layers=2
     """
     from llmx.registry import Registry
     from llmx.testing.frame import parts_of

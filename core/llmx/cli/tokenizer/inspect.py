@@ -77,11 +77,12 @@ def load(path: Path, registry: Registry) -> Tokenizer:
 def documents(overrides: Sequence[str], data: str | None, registry: Registry) -> Iterator[Document]:
     """Yield the documents that overrides name, held out or not."""
     from llmx.api import layers_of
+    from llmx.corpora import build_dataset
     from llmx.recipe import Recipe
 
     recipe = Recipe.resolve(layers_of(overrides=overrides, **({"data": data} if data else {})), registry)
     for source in recipe.sources:
-        yield from source.part.build()
+        yield from build_dataset(recipe, source)
 
 
 def show(found: dict[str, Any]) -> None:

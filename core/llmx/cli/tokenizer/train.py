@@ -71,11 +71,11 @@ def learn(recipe: Recipe) -> tuple[Tokenizer, dict[str, Any]]:
     """
     from attrs import asdict
 
-    from llmx.corpora import holds_chats, tokenizer_part
+    from llmx.corpora import build_dataset, holds_chats, tokenizer_part
     from llmx.errors import DataError, RecipeError
     from llmx.progress import progress
 
-    datasets = [source.part.build() for source in recipe.sources]
+    datasets = [build_dataset(recipe, source) for source in recipe.sources]
     documents = _training_documents(recipe, datasets)
     first = next(documents, None)
     if first is None:
