@@ -116,7 +116,7 @@ def create(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(folder)
     try:
-        (temporary / RECIPE).write_text(dumps(recipe.to_plain()), encoding="utf-8")
+        (temporary / RECIPE).write_text(_written(recipe, chats=template is not None), encoding="utf-8")
         (temporary / "tokenizer").mkdir()
         named = None if template is None else (recipe.template, template)
         pretrained.save_tokenizer(temporary / "tokenizer", tokenizer, recipe.tokenizer.name, named)
@@ -138,5 +138,14 @@ def create(
 def rewrite_recipe(folder: Path, recipe: Recipe) -> None:
     """Put a recipe changed on resume, more steps say, in the place of the old one, and lock what it names more."""
     lock = json.dumps(with_parts(folder, recipe), indent=1)
-    write_atomically(folder / RECIPE, dumps(recipe.to_plain()))
+    write_atomically(folder / RECIPE, _written(recipe, chats=False))
     write_atomically(folder / LOCK, lock + "\n")
+
+
+def _written(recipe: Recipe, *, chats: bool) -> str:
+    """Return the text of a resolved recipe. A template that nobody named and no chat was written with is not in it: a
+    tokenizer that is learned beside a named one has its special tokens, and would be another one the next time."""
+    values = recipe.to_plain()
+    if not chats and "template.name" not in recipe.origins:
+        values.pop("template", None)
+    return dumps(values)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from attrs import frozen
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from llmx.nn import linear_cross_entropy
+from attrs import frozen
+
 from llmx.protocols import Batch, Model
 from llmx_objectives import CausalLMOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @frozen
@@ -22,6 +25,8 @@ class CausalLM:
     chats: bool = False
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
+        from llmx.nn import linear_cross_entropy  # torch: what prepares data asks only what is read
+
         hidden_BTD = model.hidden(batch.ids_BT, documents_BT=batch.documents_BT, positions_BT=batch.positions_BT)
         # smoothing and penalty are for training, as dropout is: an evaluation is nats of the labels, whatever they are
         training = getattr(model, "training", True)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import statistics
@@ -44,3 +45,19 @@ def test_a_step_is_faster_and_smaller_than_pefts(kind: str, faster: float, capsy
         print(f"\nllmx over peft, {kind}: {speed:.2f} times the tokens/s, {peak:.2f} of the peak; of {rounds}")  # noqa: T201
     assert speed >= faster
     assert peak <= 0.5
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_the_losses_are_pefts(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the same rows from the same adapter, each of a dozen losses is within half a percent of peft's; they fall."""
+    script = HERE.with_name("lora_curve.py")
+    done = subprocess.run([sys.executable, "-B", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    curves = json.loads(done.stdout.splitlines()[-1])
+    apart = max(abs(ours / theirs - 1) for ours, theirs in zip(curves["ours"], curves["theirs"], strict=True))
+    with capsys.disabled():
+        first, last = curves["ours"][0], curves["ours"][-1]
+        print(f"\nlosses of llmx and peft: at most {apart:.3%} apart, {first:.2f} to {last:.2f}")  # noqa: T201
+    assert curves["ours"][-1] < 0.9 * curves["ours"][0]
+    assert apart <= 0.005

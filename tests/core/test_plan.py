@@ -65,13 +65,19 @@ SHAPES = {
     "qwen3": ["tokenizer=char", "model.name=qwen3", "model.preset=medium", "data.sequence_length=512"],
     "checkpointing": ["tokenizer=char", "model.name=qwen3", "model.preset=medium", "data.sequence_length=512",
                       "train.checkpointing=block"],
+    "selective": ["tokenizer=char", "model.name=qwen3", "model.preset=medium", "data.sequence_length=512",
+                  "train.checkpointing=selective"],
+    "micro": ["tokenizer=char", "model.name=qwen3", "model.preset=medium", "data.sequence_length=512",
+              "train.micro_batch=2"],
     "lora": ["adapter=lora", "data.sequence_length=512"],
     "nf4": ["adapter=nf4,lora", "data.sequence_length=512", "train.checkpointing=block"],
 }  # fmt: skip
 
 
 @LINUX
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [each if each in ("tinyllm", "nf4") else pytest.param(each, marks=pytest.mark.long) for each in SHAPES]
+)
 def test_a_run_takes_the_planned_memory(shape: str, base: Path, corpus: Path, llmx_cli: Cli, tmp_path: Path) -> None:
     """Within a tenth, each in a process of its own: all that the process holds when it holds most."""
     if "nf4" in shape:

@@ -33,8 +33,9 @@ from llmx.testing.model_structure import (
 from llmx.testing.reference import difference, random_ids
 
 BF16_TOLERANCE = 0.1
-"""Largest root-mean-square error of bf16 logits, as a part of the logits: bf16 rounds each number by up to 0.4 %, and
-that adds up over a dozen layers."""
+"""Largest root-mean-square error of a position's bf16 logits, as a part of them, for half of the positions: bf16 rounds
+each number by up to 0.4 %, and that adds up over a dozen layers. A model that sends a token to one of several experts
+may send a few elsewhere."""
 
 MODES = ((False, torch.no_grad), (True, contextlib.nullcontext))
 """Evaluation and training: a model may take other kernels when gradients are wanted."""
@@ -144,7 +145,7 @@ def bf16(subject: Subject) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits_BTV = model(ids_BT)
     logits_BTV.float().square().mean().backward()
-    off = float((logits_BTV.detach().float() - wanted_BTV).norm() / wanted_BTV.norm())
+    off = float(((logits_BTV.detach().float() - wanted_BTV).norm(dim=-1) / wanted_BTV.norm(dim=-1)).median())
     assert off <= BF16_TOLERANCE, f"bf16 logits are off by {off:.0%} of the logits (allowed {BF16_TOLERANCE:.0%})"
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or bool(parameter.grad.isfinite().all()), f"{name}: its gradient is not finite"

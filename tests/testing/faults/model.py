@@ -245,7 +245,7 @@ class Table(ReferenceModel):
 
     def __init__(self, options: Any, *, vocab_size: int) -> None:
         super().__init__(options, vocab_size=vocab_size)
-        self.register_buffer("table", torch.linspace(0, 1, options.context_length), persistent=False)
+        self.register_buffer("table", torch.arange(float(options.context_length)), persistent=False)
 
 
 class TensorInConfig(ReferenceModel):

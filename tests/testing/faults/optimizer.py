@@ -265,7 +265,7 @@ class ReadsATable(Right):
 
     def __init__(self, options: Options, model: Any) -> None:
         super().__init__(options, model)
-        self.rates = torch.linspace(0.5, 1.0, 4).tolist()
+        self.rates = torch.arange(1.0, 5.0).tolist()
 
 
 class NoBiasCorrection(Right):
