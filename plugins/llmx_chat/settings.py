@@ -28,7 +28,7 @@ class Settings:
         self._registry = registry or Registry()
 
     def __str__(self) -> str:
-        chain = [f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" for name, options in self.links]
+        chain = [_told(name, options) for name, options in self.links]
         return ", ".join([*chain, *(f"{name}={value}" for name, value in self.numbers.items())])
 
     def change(self, given: str) -> None:
@@ -92,6 +92,13 @@ class Settings:
             near = difflib.get_close_matches(name, self.names(), n=2) or self.names()
             raise RecipeError(f"/set {name}: no such setting; nearest: {', '.join(near)}")
         return self._registry.find("sampler", name, "/set").component
+
+
+def _told(name: str, options: Mapping[str, Any]) -> str:
+    """Return a link as `/set` takes it."""
+    if len(options) < 2:
+        return "=".join([name, *map(str, options.values())])
+    return " ".join(f"{name}.{option}={value}" for option, value in options.items())
 
 
 def _whole(name: str, text: str) -> int:

@@ -15,6 +15,7 @@ from llmx.cli.lazy import LazyGroup
 COMMANDS = {
     "run": "Train a model from a recipe, names and overrides.",
     "generate": "Continue a text with a trained model.",
+    "eval": "Measure a model: loss on texts and chats, or tasks.",
     "compare": "Ask several models the same questions: speed, agreement, scores, a page to rate on.",
     "export": "Write a model for transformers, vLLM, llama.cpp or PEFT.",
     "data": "Look at, prepare and clean a corpus.",

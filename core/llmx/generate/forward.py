@@ -40,7 +40,8 @@ def next_logits(rows: Sequence[Running]) -> Tensor:
     model = rows[0].model
     caches: list[Cache] = [row.cache for row in rows if row.cache is not None]
     join = getattr(caches[0], "rows", None)
-    if join is None:  # a cache for sequences of one length: each goes by itself
+    if join is None or not getattr(model, "rows_alone", False):
+        # a cache for sequences of one length, or products whose rows would depend on how many there are
         return torch.cat([_step(model, [row.last], cache) for row, cache in zip(rows, caches, strict=True)])
     if len(rows) == 1:
         return _step(model, [rows[0].last], caches[0])

@@ -56,6 +56,7 @@ def pack(model: nn.Module, weights: Weights | None = None, device: torch.device 
                 if type(child) is nn.Linear:
                     setattr(module, name, place.packed([child.weight], [child.bias]))
             _bring_own(module, place)
+    model.rows_alone = True  # type: ignore[assignment]  # a mark, not a module
     if place.device.type == "cpu":
         use_huge_pages(each.region() for each in model.modules() if isinstance(each, PackedLinear))
 

@@ -95,7 +95,7 @@ def test_in_one_piece_and_as_text(served: Any, compare: Compare) -> None:
 
 def test_busy_servers_are_asked_again(served: Any, compare: Compare, tmp_path: Path) -> None:
     """429 and 503 after their Retry-After; what is measured is the try that was answered."""
-    served.answer = lambda body, number: (
+    served.answer = lambda _, number: (
         [(429, {"Retry-After": "1"}, {"error": {"message": "slow down"}}), (503, {}, b"<html>")][number - 1]
         if number < 3
         else "echo number 0"
@@ -127,7 +127,7 @@ FAULTS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("said", "told"), FAULTS, ids=[told[:28] for _, told in FAULTS])
 def test_an_answer_that_is_none(
-    said: Any, told: str, served: Any, compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: Any, told: str, served: Any, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is told in one line with the question, counted, and asked again by the next call; others go on."""
     monkeypatch.setenv("THE_KEY", "sk-verysecret")
@@ -160,7 +160,7 @@ def test_words_that_a_server_does_not_know(served: Any, compare: Compare) -> Non
     assert served.asked[-1]["max_completion_tokens"] == 256
 
 
-def test_a_server_that_drips_is_left(compare: Compare, tmp_path: Path) -> None:
+def test_a_server_that_drips_is_left(compare: Compare) -> None:
     """One byte now and then: the answer ends at the time that it may take, whatever still comes."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
@@ -321,9 +321,7 @@ def test_what_is_put_into_the_judges_prompt() -> None:
 
 def test_the_judge(served: Any, compare: Compare, tmp_path: Path) -> None:
     """Equal answers are judged once, and not again by the next call; one that says no score counts as none, shown."""
-    from .conftest import Served
-
-    judge = Served()
+    judge = type(served)()
     said = {"number 0": "Good.\nScore: 5", "number 1": "Score: 2", "number 2": "I cannot say.", "number 3": "4"}
     judge.answer = lambda body, _: next(v for k, v in said.items() if f"echo {k}" in body["messages"][0]["content"])
     try:
