@@ -153,5 +153,3 @@ async def _refused(_request: Request, error: LlmxError) -> Response:
 async def _failed(_request: Request, _error: Exception) -> Response:
     """Tell of a fault of ours; Starlette raises it again, so that it is logged."""
     return answer_of(ApiError(500, "the server failed; its log says how", code="internal_error"))
-
-

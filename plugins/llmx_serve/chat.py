@@ -80,9 +80,7 @@ class ChatWriter(Writer):
 
     def __init__(self, served: Served, sampling: Sampling, *, tools: bool, single: bool) -> None:
         super().__init__(served, sampling)
-        self._turns = [
-            _Turn(Speech(thinking=served.opens_thought, tools=tools), []) for _ in range(sampling.number)
-        ]
+        self._turns = [_Turn(Speech(thinking=served.opens_thought, tools=tools), []) for _ in range(sampling.number)]
         self._single = single
 
     def opening(self) -> list[dict[str, Any]]:

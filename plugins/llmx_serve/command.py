@@ -32,7 +32,9 @@ NAMED = re.compile(r"([^\s=]{1,200})=(.+)", re.DOTALL)
 @click.option("--device", default="cpu", show_default=True, help='Where to compute: "cpu", "cuda".')
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--api-key", metavar="KEY", help=f"What requests must carry; better in {KEY}, where others cannot see it.")
+@click.option(
+    "--api-key", metavar="KEY", help=f"What requests must carry; better in {KEY}, where others cannot see it."
+)
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A name that a proxy calls the server by.")
 @click.option("--slots", type=click.IntRange(1), default=16, show_default=True, help="Sequences computed at once.")
 @click.option("--waiting", type=click.IntRange(0), default=64, show_default=True, help="Requests that may wait.")
@@ -60,9 +62,7 @@ def command(run: Path, **given: Any) -> None:
     key = given["api_key"] or os.environ.get(KEY) or None
     place = Place(given["host"], given["port"], Rules(key, tuple(given["allow_host"])), given["drain_s"])
     place.bind().close()  # before a model is loaded, which may take minutes
-    limits = Limits(
-        max_tokens=given["max_tokens"], body_bytes=given["max_body_bytes"], choices=given["max_choices"]
-    )
+    limits = Limits(max_tokens=given["max_tokens"], body_bytes=given["max_body_bytes"], choices=given["max_choices"])
     models = load_models(run, given)
 
     def ready(address: str) -> None:

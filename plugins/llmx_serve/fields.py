@@ -12,7 +12,14 @@ from attrs import frozen
 from llmx_serve.faults import ApiError, wrong
 
 Choice = TypeVar("Choice", bound=str)
-NAMES = {str: "a string", bool: "true or false", int: "an integer", float: "a number", list: "a list", dict: "an object"}
+NAMES = {
+    str: "a string",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def parse_object(body: bytes, depth: int) -> dict[str, Any]:

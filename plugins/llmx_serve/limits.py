@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import field, frozen, validators
 
-positive = validators.gt(0)
+positive: Any = validators.gt(0)
 
 
 @frozen
@@ -42,8 +44,8 @@ class Limits:
     schema_nodes: int = field(default=512, validator=positive)
     """Most objects in a JSON schema: the time to make a grammar grows faster than they do."""
     schema_counts: int = field(default=512, validator=positive)
-    """Most that the lengths and counts in a JSON schema may be together: a grammar has a state for each, and one of that
-    size takes seconds with a large vocabulary."""
+    """Most that the lengths and counts in a JSON schema may be together: a grammar has a state for each, and one of
+    that size takes seconds with a large vocabulary."""
     chars_per_token: int = field(default=256, validator=positive)
     """Characters that no token of a vocabulary spells alone: a prompt with more than these for every token of the
     context cannot fit, and is refused before it is tokenised."""

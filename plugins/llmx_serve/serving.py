@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import uvicorn
-from attrs import frozen
+from attrs import field, frozen
 
 from llmx import RecipeError
 from llmx_serve.app import make_app
@@ -33,7 +33,7 @@ class Place:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    rules: Rules = Rules()
+    rules: Rules = field(factory=Rules)
     drain_s: float = 30.0
 
     def bind(self) -> socket.socket:

@@ -24,8 +24,8 @@ def _is_json(_: Any, attribute: Attribute[str], value: str) -> None:
 @frozen
 class JsonSchemaOptions:
     schema: str = field(default='{"type": "object"}', validator=_is_json)
-    """The schema that every answer keeps to, as JSON. The default is any object. An answer that its token budget ends is
-    the beginning of one that would."""
+    """The schema that every answer keeps to, as JSON. The default is any object. An answer that its token budget ends
+    is the beginning of one that would."""
     stop: tuple[str, ...] = ()
     """Special tokens that may end an answer besides the tokenizer's end of a text: those that end an assistant's turn.
     Until the JSON is whole none of them can be drawn, and then nothing else."""

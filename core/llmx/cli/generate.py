@@ -73,7 +73,8 @@ def command(
     llmx generate runs/my-chats --prompts questions.jsonl --out answers.jsonl
     """
     if prompts is not None and prompt is not None and is_override(prompt):
-        prompt, overrides = None, (prompt, *overrides)
+        overrides = (prompt, *overrides)
+        prompt = None
     _check(prompt, prompts, out, stop, json=as_json or prompts is not None, logprobs=logprobs)
     asked = None if prompts is None else _read(prompts, chat)  # before the model: a bad line is told at once
     loaded, name = load_model(

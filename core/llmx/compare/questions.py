@@ -86,7 +86,10 @@ def read_questions(path: Path) -> list[Question]:
     lines: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            question, faults = question_of(line, str(number))
+            try:
+                question, faults = question_of(line, str(number))
+            except RecursionError:
+                question, faults = None, ["is nested too deeply"]
             lines += [f"{path}:{number}: {fault}" for fault in faults]
             found += [question] if question else []
     lines += [f"{path}: two questions have the id {name!r}: give each its own" for name in _twice(found)]

@@ -40,8 +40,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         super().__init__()
         self.loaded, self.name, self.chat = loaded, name, chat
         self.model = loaded.model if name is None else loaded.adapted[name]
-        self.tokenizer_name = "llmx"
         self._chains = Chains(Registry(), loaded.tokenizer)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Return what rendered requests are told apart by."""
+        return "llmx"
 
     @property
     def max_length(self) -> int:
@@ -59,7 +63,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         return self.eot_token_id if bos is None else bos
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Return the ids of a text as documents began in training; of a chat, whose markup says how it begins, alone."""
+        """Return the ids of a text as documents began in training; of a chat alone, whose markup says how it begins."""
         tokenizer = self.loaded.tokenizer
         if self.chat:
             return tokenizer.encode_markup(string)
@@ -135,7 +139,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             ids=self.tok_encode(context)[-(self.max_length - most) :],
             chain=self._chains.of(_links(given)),
             max_new_tokens=most,
-            stop_ids=self._stop_ids(),
+            stop_ids=self._stop_ids(),  # type: ignore[arg-type]  # attrs' converter hides what it takes
             stop=tuple(each for each in ([until] if isinstance(until, str) else until) if each),
             seed=number,
             model=self.name,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from attrs import frozen
+from attrs import fields, frozen
 
 from llmx import pretrained
 from llmx.api import layers_of, saved_layers
@@ -21,6 +22,7 @@ from llmx.generate.language_model import LanguageModel
 from llmx.layers import Layer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
+from llmx.sections import DataOptions
 
 SECTIONS = ("data", "template", "objective", "train", "eval")
 """What of a run's recipe says how its model is measured: the other parts' plugins may be gone."""
@@ -52,13 +54,17 @@ def recipe_of(folder: Path, data: Sequence[Path], overrides: Sequence[str], regi
     if not data and not is_run(folder) and not any(each.startswith("data.") for each in overrides):
         raise RecipeError(f"{folder}: is no run, which would have held-out documents: give --data PATH")
     layers = saved_layers(folder, SECTIONS)
-    if len(data) == 1:
-        layers.append(Layer("--data", {"data": {"path": str(data[0]), "max_samples": None}}))
-    elif data:
-        layers.append(
-            Layer("--data", {"data": {"sources": [{"path": str(each)} for each in data], "max_samples": None}})
-        )
+    if data:  # the dataset was one for other files; how documents are read as rows stays
+        layers = [Layer(each.origin, {**each.values, "data": _kept(each.values.get("data"))}) for each in layers]
+        paths = [{"path": str(each)} for each in data]
+        layers.append(Layer("--data", {"data": paths[0] if len(paths) == 1 else {"sources": paths}}))
     return Recipe.resolve([*layers, *layers_of(overrides=overrides)], registry)
+
+
+def _kept(data: Any) -> dict[str, Any]:
+    """Return what of a recipe's data holds for other documents too."""
+    kept = {each.name for each in fields(DataOptions)} - {"max_samples"}
+    return {key: value for key, value in data.items() if key in kept} if isinstance(data, Mapping) else {}
 
 
 def measurable(recipe: Recipe, loaded: LanguageModel, *, held_out: bool) -> list[Measurable]:
@@ -88,7 +94,8 @@ def measurable(recipe: Recipe, loaded: LanguageModel, *, held_out: bool) -> list
         folder = prepare(dataset, split, encoder, _digest(loaded))
         store = TokenStore(folder, "val" if held_out else "train")
         if not store.predicted:
-            raise DataError(f"{label}: has no token to predict{' among what was held out' if held_out else ''}")
+            kept = " among what was held out: give --data PATH" if held_out else ""
+            raise DataError(f"{label}: has no token to predict{kept}")
         rows = HeldOut([store], recipe.data.packing, min(length, loaded.model.context_length))
         found.append(Measurable(label, rows, store.documents, store.lost_turns))
     return found

@@ -85,11 +85,11 @@ class Attention(nn.Module):
         """As `_heads`; queries and keys stand side by side, so that one operation is for both."""
         assert self.qkv_proj is not None
         all_BTAH = self.qkv_proj(x_BTD).unflatten(-1, (-1, self.head_width))
-        qk_BTAH, v_BTKH = all_BTAH.split((self.heads + self.kv_heads, self.kv_heads), -2)
+        qk_BTAH, v_BTKH = all_BTAH.tensor_split((self.heads + self.kv_heads,), -2)
         if self.qk_norm is not None:
             qk_BTAH = self.qk_norm(qk_BTAH)
         qk_BATH = rotate(qk_BTAH.transpose(1, 2), tables)
-        q_BNTH, k_BKTH = qk_BATH.split((self.heads, self.kv_heads), 1)
+        q_BNTH, k_BKTH = qk_BATH.tensor_split((self.heads,), 1)
         return q_BNTH, k_BKTH, v_BTKH.transpose(1, 2)
 
     def fuse_norms(self) -> None:
@@ -131,7 +131,7 @@ def _fused(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask_BTS: Tensor | No
 def _one_query(q_BN1H: Tensor, k_BKSH: Tensor, v_BKSH: Tensor) -> Tensor:
     """Return attention of one position: the heads of a group stand where queries stand, so that keys are not repeated.
     In bf16 the CPU's kernel is faster with them repeated."""
-    grouped_BKGH = q_BN1H.unflatten(1, (k_BKSH.shape[1], -1)).squeeze(3)
+    grouped_BKGH = q_BN1H.view(len(q_BN1H), k_BKSH.shape[1], -1, q_BN1H.shape[-1])
     return F.scaled_dot_product_attention(grouped_BKGH, k_BKSH, v_BKSH).flatten(1, 2).unsqueeze(2)
 
 

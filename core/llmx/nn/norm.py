@@ -16,6 +16,7 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
+        self._eps: Tensor | None = None  # as a tensor: a number would be made one by each operation
 
     def forward(self, x: Tensor) -> Tensor:
         trains = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
@@ -29,10 +30,13 @@ class RMSNorm(nn.Module):
 
     def _few_operations(self, x: Tensor) -> Tensor:
         """As torch's own, which on a CPU is twice as many operations: for one token they are what takes time."""
+        if self._eps is None:
+            self._eps = torch.tensor(self.eps)
         x32 = x.float()
         size = torch.linalg.vector_norm(x32, dim=-1, keepdim=True)
-        factor = size.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
-        return (x32 * factor).to(x.dtype).mul_(self.weight.to(x.dtype))
+        factor = torch.addcmul(self._eps, size, size, value=1 / x.shape[-1]).rsqrt_()
+        y = (x32 * factor).to(x.dtype)
+        return y.mul_(self.weight if self.weight.dtype == x.dtype else self.weight.to(x.dtype))
 
 
 class _RMSNorm(torch.autograd.Function):

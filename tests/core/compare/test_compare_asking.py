@@ -175,20 +175,21 @@ def test_a_server_that_drips_is_left(compare: Compare) -> None:
 
     def drip(connection: socket.socket) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n"
-        listed = connection.recv(65_536).startswith(b"GET")
-        try:
-            connection.sendall(head % (b"application/json" if listed else b"text/event-stream"))
-            connection.sendall(b'{"data": [{"id": "m"}]}') if listed else None
-            for _ in range(0 if listed else 200):
-                connection.sendall(b":")
-                time.sleep(0.05)
-            connection.close()
-        except OSError:
-            return  # the other end left
+        with connection:
+            listed = connection.recv(65_536).startswith(b"GET")
+            try:
+                connection.sendall(head % (b"application/json" if listed else b"text/event-stream"))
+                for _ in range(200 * (not listed)):
+                    connection.sendall(b":")
+                    time.sleep(0.05)
+                connection.sendall(b'{"data": [{"id": "m"}]}')
+            except OSError:
+                return  # the other end left
 
     threading.Thread(target=serve, daemon=True).start()
     began = time.monotonic()
     found = compare(f"[generate]\ntimeout_s = 0.3\n{model(url)}", 1)
+    listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
     listener.close()
     assert "broke off: took longer than 0.3 s" in found["said"]
     assert time.monotonic() - began < 4 * 0.4 + 1 + 2 + 0.5 + 4

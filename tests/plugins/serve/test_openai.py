@@ -236,7 +236,7 @@ def test_errors_are_those_of_the_client(api: openai.OpenAI) -> None:
     assert caught.value.param == "temperature"
     with pytest.raises(openai.BadRequestError, match="trained on plain text and has no chat template"):
         api.chat.completions.create(model="plain", messages=ASKED)
-    with pytest.raises(openai.BadRequestError, match="the model takes|leaves no room"):
+    with pytest.raises(openai.BadRequestError, match=r"the model takes|leaves no room"):
         api.completions.create(model="plain", prompt="Bo " * 400)
 
 
