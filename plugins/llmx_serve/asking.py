@@ -40,7 +40,12 @@ def requests_of(served: Served, prompts: Sequence[str | ChatPrompt | list[int]],
     model, chains = served.base.model, served.base.chains
     try:
         chain = chains.of(sampling.links, sampling.law)
-        common: dict[str, Any] = {"chain": chain, "stop": sampling.stop, "logprobs": sampling.logprobs, "model": served.form}
+        common: dict[str, Any] = {
+            "chain": chain,
+            "stop": sampling.stop,
+            "logprobs": sampling.logprobs,
+            "model": served.form,
+        }
         found: list[Request] = []
         for prompt in prompts:
             first = (

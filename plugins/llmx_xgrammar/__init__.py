@@ -29,9 +29,6 @@ class JsonSchemaOptions:
     stop: tuple[str, ...] = ()
     """Special tokens that may end an answer besides the tokenizer's end of a text: those that end an assistant's turn.
     Until the JSON is whole none of them can be drawn, and then nothing else."""
-    any_whitespace: bool = False
-    """Whether white space may stand where JSON allows it. Off: one space after a colon or a comma and none elsewhere,
-    for a model that was not trained on JSON may otherwise write nothing but spaces."""
 
 
 @hookimpl

@@ -6,6 +6,7 @@ Shapes: `B` batch, `V` vocabulary.
 from __future__ import annotations
 
 import math
+import re
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
     from llmx.protocols import Tokenizer
     from llmx_xgrammar import JsonSchemaOptions
 
+CONTROL = re.compile(rb"[\x00-\x1f]")
 _SPELLED: weakref.WeakKeyDictionary[Any, list[bytes]] = weakref.WeakKeyDictionary()
 """The tokens of tokenizers in use: a second for a large vocabulary, and the same for every schema."""
 
 
 class JsonSchema(Sampler):
     """Keep an answer to a schema; it goes first in a chain, so that the others choose among what is left.
+
+    White space is one space after a colon or a comma and none elsewhere: a model that was not trained on JSON may
+    otherwise write nothing but that.
 
     Raises:
         RecipeError: the schema cannot be kept to, or the tokenizer has no end of a text.
@@ -39,14 +44,15 @@ class JsonSchema(Sampler):
         if not stop:
             raise RecipeError("json-schema: the tokenizer has no token that ends a text: name one in its option stop")
         if tokenizer not in _SPELLED:
-            _SPELLED[tokenizer] = token_bytes(tokenizer)
+            # the library lets control characters into strings of bounded length, where JSON has none
+            _SPELLED[tokenizer] = [b"" if CONTROL.search(each) else each for each in token_bytes(tokenizer)]
         vocabulary = _SPELLED[tokenizer]
         self._size = len(vocabulary)
         info = xgrammar.TokenizerInfo(vocabulary, xgrammar.VocabType.RAW, stop_token_ids=stop)
         compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
         try:
             self._grammar = compiler.compile_json_schema(
-                options.schema, any_whitespace=options.any_whitespace, separators=(", ", ": "), strict_mode=True
+                options.schema, any_whitespace=False, separators=(", ", ": "), strict_mode=True
             )
         except (RuntimeError, ValueError, TypeError) as error:  # whatever the library makes of a stranger's schema
             reason = str(error).strip().rpartition("\n")[2][:300]

@@ -275,7 +275,7 @@ def test_a_conversation_at_a_terminal(chat_run: Path, tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", SLOW, *command(chat_run)[3:]]
     screen = Screen(arguments, tmp_path)
     try:
-        screen.wait(lambda text: "Ctrl-D leaves" in text and "> " in text)
+        screen.wait(lambda text: "Ctrl-D leaves" in text and "\n>" in text)
         screen.type("几点开门？\r")
         screen.wait(lambda text: "九点" in text)
         os.killpg(screen.process.pid, signal.SIGINT)  # what the terminal does for Ctrl-C

@@ -191,7 +191,9 @@ def proof(server: Any, requests: int, streams: int) -> None:
     cancel(server, streams)
     time.sleep(1)
     later_mib, later_files = held(server)
-    report(f"{requests} requests and {streams} streams: {later_mib - mib:+.1f} MiB, {later_files - files:+d} open files")
+    report(
+        f"{requests} requests and {streams} streams: {later_mib - mib:+.1f} MiB, {later_files - files:+d} open files"
+    )
     assert seen["200"] > requests // 20
     assert seen["400"] > requests // 5
     assert seen["stream"] > requests // 100

@@ -148,12 +148,12 @@ def test_a_dead_engine_is_told_at_once(chat_run: Path) -> None:
     import asyncio
 
     import httpx
+
+    import llmx
     from llmx_serve.app import make_app
     from llmx_serve.gate import Rules, State
     from llmx_serve.limits import Limits
     from llmx_serve.models import Base, Models, Served
-
-    import llmx
 
     base = Base.start(llmx.load(chat_run), llmx.Registry())
     app = make_app(Models([Served("chats", base)]), Limits(), Rules(), State())

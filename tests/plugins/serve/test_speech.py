@@ -6,6 +6,7 @@ import json
 import random
 
 import pytest
+
 from llmx_serve.speech import Said, Speech
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "北京", "n": [1]}}\n</tool_call>'
