@@ -64,7 +64,8 @@ def command(
     if wrong:
         raise RecipeError(f"{wrong[0]!r}: is no KEY=VALUE")
     adapters = dict(map(_named, adapter))
-    loaded = llmx.load(model, sampler=sampler, overrides=overrides, device=device, weights=weights, adapters=adapters)
+    packed = weights or "stored"
+    loaded = llmx.load(model, sampler=sampler, overrides=overrides, device=device, weights=packed, adapters=adapters)
     talk = Conversation(loaded, system=system, model=next(iter(adapters), None))
     if seed is not None:
         talk.settings.numbers["seed"] = seed

@@ -91,8 +91,7 @@ def load_models(run: Path, given: dict[str, Any]) -> Models:
     served = []
     for number, (name, folder) in enumerate(folders):
         more: dict[str, Any] = {"adapters": adapters} if adapters and number == 0 else {}
-        if given["weights"]:
-            more["weights"] = given["weights"]
+        more["weights"] = given["weights"] or "stored"
         if given["overrides"]:
             more["overrides"] = given["overrides"]
         model = llmx.load(folder, device=given["device"], **more)

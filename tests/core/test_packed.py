@@ -228,7 +228,7 @@ def test_old_weights_are_released_and_bytes_are_counted() -> None:
         model = decoder(tied=False)
         linears = [each for each in model.modules() if isinstance(each, nn.Linear)]
         count, outputs = sum(each.weight.numel() for each in linears), sum(each.out_features for each in linears)
-        old = [weakref.ref(each.weight) for each in linears]
+        old = [weakref.ref(each.weight.untyped_storage()) for each in linears]
         del linears
         pack(model, weights)  # type: ignore[arg-type]
         gc.collect()

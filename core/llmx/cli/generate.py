@@ -77,6 +77,7 @@ def command(
         prompt = None
     _check(prompt, prompts, out, stop, json=as_json or prompts is not None, logprobs=logprobs)
     asked = None if prompts is None else _read(prompts, chat)  # before the model: a bad line is told at once
+    weights = weights or (None if prompts is None else "stored")  # packing pays where much is generated
     loaded, name = load_model(
         model, device=device, weights=weights, adapter=adapter, sampler=sampler, overrides=overrides
     )

@@ -123,9 +123,7 @@ def local(options: ModelOptions, ask_options: AskOptions, at_once: int) -> Local
     from llmx.api import load
 
     sampler, overrides = chain_of(options, ask_options)
-    others: dict[str, Any] = {}
-    if options.weights is not None:
-        others["weights"] = options.weights
+    others: dict[str, Any] = {"weights": options.weights or "stored"}
     if options.adapter is not None:
         others["adapters"] = {ADAPTER: options.adapter}
     try:

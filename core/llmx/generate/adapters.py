@@ -88,7 +88,7 @@ def sharing_copy(model: Model) -> Model:
     return cast(Model, copy.deepcopy(module, {id(tensor): tensor for tensor in tensors}))
 
 
-def pack_all(model: Model, adapted: Mapping[str, Model], weights: Weights, device: torch.device) -> None:
+def pack_all(model: Model, adapted: Mapping[str, Model], weights: Weights | None, device: torch.device) -> None:
     """Pack the weights of a base, in place, once for it and for the forms that share them.
 
     Raises:
