@@ -21,10 +21,10 @@ from llmx.train.model import meta_model
 HEAP_SHARE = {"none": 0.2, "selective": 0.5, "block": 1.0}
 HEAP_BYTES = 160 * 2**20
 """What a process on a CPU holds beside the tensors of an update: gaps in a heap that is kept, as a share of them by
-what is computed again (which makes and drops tensors among others that stay), and the scratch and the generated code of
-kernels. Fitted to runs of TinyLLM and of a Qwen3 of 22 M parameters, plain, with both kinds of checkpointing, small
-micro-batches, lora and nf4, two of each: the whole was 6 % too much at worst, and 9 % too little; two runs of one recipe
-differ by up to 6 %."""
+what is computed again (which makes and drops tensors among others that stay), and the scratch and the generated code
+of kernels. Fitted to runs of TinyLLM and of a Qwen3 of 22 M parameters, plain, with both kinds of checkpointing, small
+micro-batches, lora and nf4, two of each: the whole was 6 % too much at worst, and 9 % too little; two runs of one
+recipe differ by up to 6 %."""
 PROCESS_BYTES = 115 * 2**20
 """What a run imports and loads beside what a plan has by then: loggers, and the kernels of its first product."""
 
