@@ -64,9 +64,12 @@ def time_ours(shape: str, kind: str, streams: int) -> float:
     """Return the tokens a second of all streams together, by the median step of an engine."""
     import torch
 
+    from llmx import Registry
+    from llmx.generate.chains import Chains
     from llmx.generate.engine import Engine
     from llmx.generate.request import Request
     from llmx.nn.packed import pack
+    from llmx.testing.tiny import TinyTokenizer
 
     torch.set_num_threads(THREADS)
     model = random_model(shape, torch.float32 if kind == "fp32" else torch.bfloat16)
@@ -74,7 +77,8 @@ def time_ours(shape: str, kind: str, streams: int) -> float:
     engine = Engine({"model": model}, None, slots=streams, prefix_bytes=0)
     draw = torch.Generator().manual_seed(1)
     prompts = torch.randint(4096, (streams, PROMPT), generator=draw).tolist()
-    answers = [engine.submit(Request(ids, (), max_new_tokens=NEW + streams)) for ids in prompts]
+    best = Chains(Registry(), TinyTokenizer()).of([("greedy", {})])
+    answers = [engine.submit(Request(ids, best, max_new_tokens=NEW + streams)) for ids in prompts]
     while not all(answer.tokens for answer in answers):
         engine.step()
     return streams / statistics.median(timed(engine.step) for _ in range(NEW - 2))

@@ -90,7 +90,7 @@ class Engine:
 
         Raises:
             BusyError: as many wait as may, or the engine is closing.
-            RecipeError: the prompt is empty or fills the context, or there is no such model.
+            RecipeError: the prompt is empty or fills the context, no token may be added, or there is no such model.
         """
         name = next(iter(self.models)) if request.model is None else request.model
         if name not in self.models:
@@ -98,11 +98,13 @@ class Engine:
         context = self.models[name].context_length
         if not 0 < len(request.ids) < context:
             raise RecipeError(f"prompt: is {len(request.ids)} tokens long; the model takes 1 to {context - 1}")
+        if request.max_new_tokens is not None and request.max_new_tokens < 1:
+            raise RecipeError(f"max_new_tokens: must be at least 1: {request.max_new_tokens}")
         answer = Answer(request, self)
         with self._changed:
             if self._closing or self.fault is not None:
                 raise BusyError("the engine is closing" if self.fault is None else f"the engine failed: {self.fault}")
-            if len(self._waiting) >= self.most_waiting:
+            if len(self._waiting) + len(self._active) >= self.slots + self.most_waiting:
                 raise BusyError(f"{len(self._waiting)} requests wait already: ask again later")
             self._waiting.append(answer)
             self._counts["requests"] += 1
@@ -146,8 +148,9 @@ class Engine:
         until = time.perf_counter() + drain_s
         while self.threaded and self._busy() and time.perf_counter() < until and self.fault is None:
             time.sleep(0.01)
-        for answer in (*self._waiting, *(each.answer for each in self._active)):
-            answer.cancelled = True
+        with self._changed:  # or one that is just given its slot would be missed
+            for answer in (*self._waiting, *(each.answer for each in self._active)):
+                answer.cancelled = True
         if self._thread is None:
             self.step()
             return
@@ -182,7 +185,7 @@ class Engine:
             left = [*self._waiting, *(each.answer for each in self._active)]
             self._waiting.clear()
             self._active = []
-        for answer in left:
+        for answer in [each for each in left if each.finish_reason is None]:
             answer.finish("error", LlmxError(f"the engine failed: {error}"))
 
     def step(self) -> None:
@@ -201,9 +204,9 @@ class Engine:
             dropped = [answer for answer in self._waiting if answer.cancelled]
             for answer in dropped:
                 self._waiting.remove(answer)
-            going = [each.answer for each in self._active if each.answer.finish_reason is None]
-            dropped.extend(answer for answer in going if answer.cancelled)
-            self._active = [each for each in self._active if not each.answer.cancelled]
+            left = [each for each in self._active if each.answer.cancelled]  # asked once: it may change meanwhile
+            self._active = [each for each in self._active if each not in left]
+            dropped.extend(each.answer for each in left)
             while self._waiting and len(self._active) < self.slots:
                 answer = self._waiting.popleft()
                 name = answer.request.model or next(iter(self.models))

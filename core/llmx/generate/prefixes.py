@@ -45,7 +45,9 @@ class PrefixStore:
         return sum(each.cache.nbytes() for each in self._kept)
 
     def add(self, beginning: Beginning) -> None:
-        """Keep a beginning; one that it begins with is let go."""
+        """Keep a beginning, unless it alone is too large; one that it begins with is let go."""
+        if beginning.cache.nbytes() > self.most_bytes:
+            return
         self._kept = [each for each in self._kept if not _covers(beginning, each)]
         self._kept.append(beginning)
         while self._kept and self.nbytes() > self.most_bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from torch import Tensor
 
 from llmx.generate.draw import Drawer, log_probabilities
@@ -29,8 +31,13 @@ class Running:
         self.cache: Cache | None = None
         self.computed = 0
         self.last = -1
-        self.drawer = Drawer(request.chain, request.ids, request.seed)
         self._text = None if tokenizer is None else TextStream(tokenizer, request.stop)
+
+    @cached_property
+    def drawer(self) -> Drawer:
+        """Made at the first draw: what a stranger's chain raises then ends this answer alone."""
+        request = self.answer.request
+        return Drawer(request.chain, request.ids, request.seed)
 
     @property
     def prefilling(self) -> bool:
