@@ -264,7 +264,7 @@ def empty_model(folder: Path, offer: Offer) -> Model:
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise CheckpointError(f"{folder / CONFIG}: {what}") from error
 
 

@@ -109,6 +109,8 @@ def _at_terminal(talk: Conversation, show: Show, commands: Commands, model: Path
                 return
         except LlmxError as error:
             show.fault(error)
+        except KeyboardInterrupt:  # before the answer, or once more while it was ended
+            show.remark("stopped")
 
 
 def _from_pipe(talk: Conversation, show: Show, commands: Commands) -> None:

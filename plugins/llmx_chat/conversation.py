@@ -71,7 +71,7 @@ class Conversation:
         self.messages.append(Message("user", text))
         try:
             return self._turn_of(self._request())
-        except Exception:
+        except BaseException:  # Ctrl-C too
             self.messages.pop()
             raise
 

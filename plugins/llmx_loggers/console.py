@@ -129,8 +129,15 @@ def header(run: Run) -> str:
         f"{names.optimizer.name}, {names.scheduler.name}: {sizes.steps} steps of {sizes.rows} x "
         f"{sizes.sequence_length} tokens ({run.train_rows.epoch(sizes.steps * sizes.rows):.1f} epochs), "
         f"{run.precision} on {run.device}\n"
+        f"{long_update(run)}"
         f"writing to {run.folder}"
     )
+
+
+def long_update(run: Run) -> str:
+    """Return a line on an update that reads rows more than once, empty if it does not."""
+    epochs = run.train_rows.epoch(run.sizes.rows)
+    return f"an update is {epochs:.1f} epochs: lower train.tokens_per_update\n" if epochs > 1 else ""
 
 
 def unread(run: Run) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -154,4 +155,5 @@ def _cut_off(answer: Answer) -> ApiError:
         return ApiError(400, str(error), code="invalid_request")
     if error is None:
         return unavailable("the answer was cut off: the server ends")
-    return unavailable(str(error).partition("\n")[0])
+    sys.stderr.write(f"llmx serve: an answer failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}\n")
+    return unavailable("the answer failed here; the server's log says why")

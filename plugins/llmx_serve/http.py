@@ -19,6 +19,8 @@ from llmx_serve.wire import Job
 
 DONE = b"data: [DONE]\n\n"
 BEAT = b": still here\n\n"
+SMALL_BYTES = 2**16
+"""Bodies below this are parsed on the event loop; one of millions of lists takes a second, and other streams go on."""
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # a proxy must not collect a stream
 
 
@@ -56,7 +58,9 @@ async def read_fields(request: Request, limits: Limits) -> Fields:
         raise ApiError(408, text, code="request_timeout", headers={"connection": "close"}) from error
     except ClientDisconnect as error:
         raise Gone from error
-    return Fields(parse_object(bytes(body), limits.depth))
+    if len(body) < SMALL_BYTES:
+        return Fields(parse_object(bytes(body), limits.depth))
+    return Fields(await asyncio.to_thread(parse_object, bytes(body), limits.depth))
 
 
 def _too_long(limits: Limits) -> ApiError:
@@ -82,7 +86,8 @@ async def whole(job: Job, asked: Asked, receive: Receive) -> Response:
         async with asked:
             async for _ in asked.news():
                 pass
-            return Json(job.writer.completed(asked.answers))
+            # beside the event loop: a log-probability's alternatives are decoded one by one, and may be a million
+            return await asyncio.to_thread(lambda: Json(job.writer.completed(asked.answers)))
     except ApiError:
         if watch.done():
             raise Gone from None

@@ -15,6 +15,7 @@ from llmx_serve.sampling import Link
 
 FORMS = ("text", "json_object", "json_schema")
 REPEAT = re.compile(r"[{,](\d{1,9})(?=[,}])")
+"""The counts in a regular expression: `a{2,10}`."""
 COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains")
 
 
@@ -54,13 +55,15 @@ def _check(schema: Any, where: str, limits: Limits) -> None:
         level = [value for values in inside for value in values]
     if len(nodes) > limits.schema_nodes:
         raise wrong(where, f"has {len(nodes)} objects; {limits.schema_nodes} are the most", "invalid_value")
-    counts = [each[name] for each in nodes for name in COUNTS if isinstance(each.get(name), int | float)]
-    repeated = [int(count) for each in nodes for count in _repeats(each.get("pattern"))]
+    counts = [max(0, each[name]) for each in nodes for name in COUNTS if isinstance(each.get(name), int | float)]
+    repeated = [int(count) for each in nodes for pattern in _patterns(each) for count in REPEAT.findall(pattern)]
     if sum(counts) + sum(repeated) > limits.schema_counts:
         text = f"its lengths and counts are more than {limits.schema_counts} together"
         raise wrong(where, text, "invalid_value")
 
 
-def _repeats(pattern: Any) -> list[str]:
-    """Return the counts in a regular expression: `a{2,10}`."""
-    return REPEAT.findall(pattern) if isinstance(pattern, str) else []
+def _patterns(node: dict[str, Any]) -> list[str]:
+    """Return the regular expressions of an object in a schema."""
+    named = node.get("patternProperties")
+    given = (node.get("pattern"), *(named if isinstance(named, dict) else ()))
+    return [each for each in given if isinstance(each, str)]

@@ -125,10 +125,10 @@ class Speech:
 def _read_call(text: str) -> Said | None:
     try:
         found: Any = orjson.loads(text.strip().encode("utf-8", "replace"))
-    except orjson.JSONDecodeError:
+        if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+            return None
+        arguments = found.get("arguments", found.get("parameters", {}))
+        written = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter for what is nested deeper than 254 levels
         return None
-    if not isinstance(found, dict) or not isinstance(found.get("name"), str):
-        return None
-    arguments = found.get("arguments", found.get("parameters", {}))
-    written = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
     return Said("call", written, found["name"])

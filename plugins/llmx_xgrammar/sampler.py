@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from llmx_xgrammar import JsonSchemaOptions
 
 CONTROL = re.compile(rb"[\x00-\x1f]")
-_SPELLED: weakref.WeakKeyDictionary[Any, list[bytes]] = weakref.WeakKeyDictionary()
-"""The tokens of tokenizers in use: a second for a large vocabulary, and the same for every schema."""
+_KNOWN: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], xgrammar.TokenizerInfo]] = weakref.WeakKeyDictionary()
+"""The tokens of tokenizers in use, by those that end an answer: a second and 15 MB for a large vocabulary, and the same
+for every schema."""
 
 
 class JsonSchema(Sampler):
@@ -40,15 +41,16 @@ class JsonSchema(Sampler):
 
     def __init__(self, options: JsonSchemaOptions, tokenizer: Tokenizer) -> None:
         ends = [tokenizer.eos_id, *map(tokenizer.special_id, options.stop)]
-        stop = sorted({each for each in ends if each is not None})
+        stop = tuple(sorted({each for each in ends if each is not None}))
         if not stop:
             raise RecipeError("json-schema: the tokenizer has no token that ends a text: name one in its option stop")
-        if tokenizer not in _SPELLED:
+        known = _KNOWN.setdefault(tokenizer, {})
+        if stop not in known:
             # the library lets control characters into strings of bounded length, where JSON has none
-            _SPELLED[tokenizer] = [b"" if CONTROL.search(each) else each for each in token_bytes(tokenizer)]
-        vocabulary = _SPELLED[tokenizer]
-        self._size = len(vocabulary)
-        info = xgrammar.TokenizerInfo(vocabulary, xgrammar.VocabType.RAW, stop_token_ids=stop)
+            vocabulary = [b"" if CONTROL.search(each) else each for each in token_bytes(tokenizer)]
+            known[stop] = xgrammar.TokenizerInfo(vocabulary, xgrammar.VocabType.RAW, stop_token_ids=list(stop))
+        info = known[stop]
+        self._size = info.vocab_size
         compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
         try:
             self._grammar = compiler.compile_json_schema(

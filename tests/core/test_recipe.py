@@ -213,6 +213,8 @@ def test_yaml_and_json_recipes_read_as_toml_does(tmp_path: Path) -> None:
         ("train = 3\n", r"r\.toml: train must be a table"),
         ("optimizer = 3\n", r"r\.toml: optimizer must be a name or a table"),
         ("logger = 3\n", r"r\.toml: logger must be a list"),
+        ("adapter = ['nf4']\n[adapter.nf4]\nskip = []\n", r'twice .*: write \[\[adapter\]\] with name = "nf4"'),
+        ("[adapter.nf4]\nskip = []\n", r'not in the list .* in a file as \[\[adapter\]\] with name = "nf4"'),
         ("[[logger]]\nfile = 'x'\n", r"logger: every entry needs a name"),
         ("hooks = 'x.py'\n", r"hooks must be a list"),
     ],

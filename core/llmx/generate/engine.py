@@ -27,6 +27,8 @@ from llmx.nn.cache import KVCache
 from llmx.protocols import Model, Tokenizer
 
 PREFIX_BYTES = 2**29
+MOST_FAULTS = 8
+"""Forward passes that fail one after another until the engine does."""
 
 
 @frozen
@@ -81,6 +83,7 @@ class Engine:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._faults = 0  # of the model, since it last computed something
         self.fault: BaseException | None = None
 
     # --- asking -----------------------------------------------------------------------------------------------------
@@ -220,15 +223,17 @@ class Engine:
         for each in [running for running in self._active if running.prefilling]:
             if left <= 0:
                 return
-            with _faults_of([each]):
+            tokens = min(CHUNK - each.computed % CHUNK, len(each.ids) - each.computed)
+            logits_V = None
+            with self._model_faults_of([each]):
                 if each.cache is None:
                     self._take_over(each)
-                tokens = min(CHUNK - each.computed % CHUNK, len(each.ids) - each.computed)
+                    tokens = min(CHUNK, len(each.ids) - each.computed)
                 logits_V = prompt_logits(each, tokens)
-                left -= tokens
-                self._counts["prompt_tokens"] += tokens
-                if logits_V is not None:
-                    self._draw([each], logits_V[None])
+            left -= tokens
+            self._counts["prompt_tokens"] += tokens
+            if logits_V is not None:
+                self._draw([each], logits_V[None])
 
     def _take_over(self, running: Running) -> None:
         """Begin with the keys and values of the longest equal beginning that is held."""
@@ -240,12 +245,15 @@ class Engine:
             self._counts["reused_tokens"] += common
 
     def _decode(self, rows: Sequence[Running]) -> None:
-        with _faults_of(rows):
+        logits_BV = None
+        with self._model_faults_of(rows):
             logits_BV = next_logits(rows)
-            chains = {id(row.answer.request.chain): row.answer.request.chain for row in rows}
-            for chain in chains.values():
-                chosen = [index for index, row in enumerate(rows) if row.answer.request.chain is chain]
-                self._draw([rows[index] for index in chosen], logits_BV[chosen])
+        if logits_BV is None:
+            return
+        chains = {id(row.answer.request.chain): row.answer.request.chain for row in rows}
+        for chain in chains.values():
+            chosen = [index for index, row in enumerate(rows) if row.answer.request.chain is chain]
+            self._draw([rows[index] for index in chosen], logits_BV[chosen])
 
     def _draw(self, rows: Sequence[Running], logits_BV: Tensor) -> None:
         """Draw a token a row. The rows have one chain; the logits may be changed."""
@@ -266,6 +274,24 @@ class Engine:
                 self._prefixes.add(beginning)
         with self._changed:
             self._active = [each for each in self._active if each.answer.finish_reason is None]
+
+    @contextmanager
+    def _model_faults_of(self, rows: Sequence[Running]) -> Iterator[None]:
+        """As `_faults_of`; where the device is lost, or nothing is computed any more, the engine fails."""
+        with _faults_of(rows):
+            try:
+                yield
+            except Exception as error:
+                self._faults += 1
+                if isinstance(error, torch.AcceleratorError) or self._faults >= MOST_FAULTS:
+                    raise DeviceLost(error) from error
+                raise
+        if all(row.answer.finish_reason != "error" for row in rows):
+            self._faults = 0
+
+
+class DeviceLost(BaseException):
+    """The model cannot compute any more; no fault of a request, so that nothing that ends a request catches it."""
 
 
 @contextmanager

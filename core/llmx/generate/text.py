@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from llmx.protocols import Tokenizer
 
 REPLACEMENT = "\ufffd"
+MOST_PENDING = 16
+"""Tokens after which no character can still be waiting for its first bytes: it has four, and a token spells one."""
 
 
 class TextStream:
@@ -30,8 +32,19 @@ class TextStream:
         before = self._tokenizer.decode(self._ids[self._start : self._shown])
         now = self._tokenizer.decode(self._ids[self._start :])
         if len(now) <= len(before) or now.endswith(REPLACEMENT):
-            return ""
+            return self._let_go(before) if len(self._ids) - self._shown > MOST_PENDING else ""
         self._start, self._shown = self._shown, len(self._ids)
+        return self._released(now[len(before) :])
+
+    def _let_go(self, before: str) -> str:
+        """Return what a long streak of broken bytes spells, but for its end, and forget one that spells nothing: to
+        read it whole again at every token would take the square of its length."""
+        cut = len(self._ids) - MOST_PENDING // 2
+        now = self._tokenizer.decode(self._ids[self._start : cut])
+        if len(now) <= len(before):
+            del self._ids[self._shown : cut]
+            return ""
+        self._start, self._shown = self._shown, cut
         return self._released(now[len(before) :])
 
     def finish(self) -> str:

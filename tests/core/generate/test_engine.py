@@ -246,6 +246,38 @@ def test_a_fault_is_that_of_who_asked(tiny: Any) -> None:
     assert both.stats().active == 0
 
 
+class Refusing(Faulty):
+    """Fails before its first token."""
+
+    def start(self, prompt_ids: Sequence[int]) -> Any:
+        raise ValueError("no start")
+
+
+def test_what_fails_before_a_first_token_ends_its_answer_alone(tiny: Any) -> None:
+    """A chain that does not start, and a seed that torch does not take: the thread goes on for others."""
+    alone = ids(engine(tiny).submit(ASKED[0]))
+    running = engine(tiny)
+    running.start()
+    with pytest.raises(ValueError, match="no start"):
+        running.submit(Request([1, 2], [Refusing()])).wait()
+    with pytest.raises(ValueError, match="Overflow"):
+        running.submit(Request([1, 2], WARM, seed=2**70)).wait()
+    assert running.alive
+    assert ids(running.submit(ASKED[0])) == alone
+    running.close()
+
+
+def test_a_free_slot_is_no_place_in_the_queue(tiny: Any) -> None:
+    """As many as there are slots are taken though none may wait, and one more is not; each may add a token or more."""
+    running = engine(tiny, slots=2, most_waiting=0)
+    answers = [running.submit(Request([1], WARM, max_new_tokens=1)) for _ in range(2)]
+    with pytest.raises(BusyError):
+        running.submit(Request([1], WARM))
+    assert [len(ids(each)) for each in answers] == [1, 1]
+    with pytest.raises(RecipeError, match="max_new_tokens: must be at least 1: 0"):
+        running.submit(Request([1], WARM, max_new_tokens=0))
+
+
 def test_a_thread_answers_many_callers(tiny: Any) -> None:
     """Requests from several threads, each as if alone; a full queue is told, and what is cancelled frees its slot."""
     alone = [ids(engine(tiny).submit(each)) for each in ASKED]
@@ -324,3 +356,33 @@ def test_a_cache_for_one_sequence_at_a_time_will_do() -> None:
     stranger.new_cache = lambda *sizes: Own(made(*sizes))
     together = engine(stranger)
     assert [ids(each) for each in [together.submit(each) for each in ASKED]] == alone
+
+
+def test_a_model_that_computes_no_more_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One failed pass ends its requests; one after another they end the engine, and who watches it sees so."""
+    broken = model()
+    whole = broken.hidden
+    failing = [True]
+
+    def hidden(*given: Any, **named: Any) -> Tensor:
+        if failing[0]:
+            raise RuntimeError("out of memory")
+        found: Tensor = whole(*given, **named)
+        return found
+
+    broken.hidden = hidden
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    running = engine(broken)
+    running.start()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        running.submit(Request([1], WARM, max_new_tokens=2)).wait()
+    failing[0] = False
+    assert len(ids(running.submit(Request([1], WARM, max_new_tokens=2)))) == 2
+    failing[0] = True
+    for _ in range(20):
+        if not running.alive:
+            break
+        with pytest.raises(Exception, match="out of memory"):
+            running.submit(Request([1], WARM, max_new_tokens=2)).wait()
+        time.sleep(0.01)
+    assert not running.alive

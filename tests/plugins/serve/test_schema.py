@@ -90,3 +90,5 @@ def test_a_schema_that_cannot_be_kept_to(client: Any) -> None:
     assert "cannot be kept to" in response.json()["error"]["message"]
     big = {"type": "object", "properties": {str(n): {"type": "integer"} for n in range(600)}}
     assert "512 are the most" in ask(client, big).json()["error"]["message"]
+    for long in ({"patternProperties": {"^a{600}$": {}}}, {"maxLength": 10**6, "minLength": -(10**6)}):
+        assert "512 together" in ask(client, long).json()["error"]["message"]
