@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
@@ -203,7 +204,9 @@ class Resolver:
         if not readers:
             components = [offer.component for offer in self.registry.offers("dataset")]
             known = ", ".join(f"{suffix} ({each.name})" for each in components for suffix in each.handles)
-            self.faults.append(f"{_given(path)}: {_unread(path.value)}; set data.name (known endings: {known})")
+            why = _unread(path.value)
+            known = "" if why.startswith("no such file") else f"; set data.name (known endings: {known})"
+            self.faults.append(f"{_given(path)}: {why}{known}")
             return None
         if len(readers) > 1:
             which = " and ".join(f"{offer.component.name} ({each})" for each, offer in readers.items())
@@ -283,7 +286,14 @@ def _given(path: Leaf) -> str:
 
 def _unread(path: Any) -> str:
     """Return why no dataset is chosen by a path."""
-    folders = [each for each in paths_of(path) if Path(each).expanduser().is_dir()]
+    given = paths_of(path)
+    missing = [each for each in given if not re.search(r"[*?\[]|://", each) and not Path(each).expanduser().exists()]
+    if missing:
+        beside = Path(missing[0]).expanduser()
+        names = [each.name for each in beside.parent.iterdir()] if beside.parent.is_dir() else []
+        near = difflib.get_close_matches(beside.name, names, n=1)
+        return "no such file or folder" + (f"; nearest: {beside.with_name(near[0])}" if near else "")
+    folders = [each for each in given if Path(each).expanduser().is_dir()]
     if not folders:
         return "no dataset is chosen by this ending"
     if any(any(Path(each).expanduser().iterdir()) for each in folders):
