@@ -126,7 +126,8 @@ def header(run: Run) -> str:
     base = "its weights are random where no adapter is: model.pretrained names better ones\n" if random else ""
     sizes, names = run.sizes, run.recipe
     return (
-        f"{names.model.name}: {count:,} parameters{of_them}, {run.tokenizer.vocab_size:,} tokens in the vocabulary\n{base}"
+        f"{names.model.name}: {count:,} parameters{of_them}, {run.tokenizer.vocab_size:,} tokens in the vocabulary\n"
+        f"{base}"
         f"{names.corpus}: {run.train_rows.tokens:,} training tokens, "
         f"{run.held_out.tokens if run.held_out else 0:,} held out\n"
         f"{unread(run)}"
