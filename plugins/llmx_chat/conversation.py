@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from llmx.errors import DataError, RecipeError
+from llmx.errors import DataError, PromptTooLongError, RecipeError
 from llmx.protocols import Message
 from llmx_chat.reasoning import Part, Splitter, opens_thought
 from llmx_chat.settings import Settings
@@ -115,8 +115,25 @@ class Conversation:
             except RecipeError as error:
                 if later is None or isinstance(error, DataError):  # that a template says, however short it is
                     self.dropped = before
+                    self._blame_system(said, error)
                     raise
             self.dropped = later
+
+    def _blame_system(self, said: list[Message], error: RecipeError) -> None:
+        """See that a question which would fit alone is not called too long.
+
+        Raises:
+            RecipeError: what the system says leaves it no room.
+        """
+        if not self.system or not isinstance(error, PromptTooLongError):
+            return
+        try:
+            self.loaded.request(self.loaded.chat(said[_last_question(said) :]))
+        except RecipeError:  # too long in itself, or a template that wants a system's message
+            return
+        tokens = len(self.loaded.tokenizer.encode(self.system))
+        text = f"/system: its {tokens} tokens leave no room in the model's context of {self.context}: shorten it"
+        raise RecipeError(text) from error
 
     @property
     def context(self) -> int:

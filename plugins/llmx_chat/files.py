@@ -56,6 +56,8 @@ def load_chat(path: Path) -> tuple[Message, ...]:
     offer = Registry().handling("dataset", path.suffix)
     if offer is None:
         raise DataError(f"/load: {path}: give a file of chats, such as one that /save wrote")
+    if not path.expanduser().is_file():
+        raise DataError(f"/load: {path}: no such file")
     options, faults = structure(offer.component.options, {"path": str(path.expanduser())}, "/load")
     if faults:
         raise DataError(*(f"{fault.path}: {fault.message}" for fault in faults))

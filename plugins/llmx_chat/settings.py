@@ -57,7 +57,7 @@ class Settings:
             values[option or fields[0]] = _scalar(text)
         _, faults = structure(component.options, values, sampler)
         if faults:
-            raise RecipeError(*(f"{fault.path}: {fault.message}" for fault in faults))
+            raise RecipeError(*(f"/set {given}: {fault.message}" for fault in faults))
         self._put(sampler, values)
 
     def _put(self, sampler: str, values: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from llmx import LlmxError, PluginError, RecipeError
+from llmx.errors import MissingPackageError, PromptTooLongError
 from llmx_serve.faults import ApiError, busy, unavailable
 from llmx_serve.sampling import Sampling
 
@@ -57,10 +58,14 @@ def requests_of(served: Served, prompts: Sequence[str | ChatPrompt | list[int]],
                 evolve(first, **common, max_new_tokens=limit, seed=(sampling.seed + len(found) + number) % 2**63)
                 for number in range(sampling.number)
             ]
+    except MissingPackageError as error:  # of the samplers that requests bring, only that of a form needs one
+        text = f"response_format: the server needs the package {error.package!r}: pip install 'llmx[xgrammar]'"
+        raise ApiError(400, text, "response_format", "not_installed") from error
     except PluginError as error:
         raise ApiError(400, str(error).partition("\n")[0], code="not_installed") from error
     except RecipeError as error:
-        raise ApiError(400, str(error), code="invalid_request") from error
+        code = "context_length_exceeded" if isinstance(error, PromptTooLongError) else "invalid_request"
+        raise ApiError(400, str(error), code=code) from error
     return found
 
 

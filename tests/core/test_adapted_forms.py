@@ -101,7 +101,7 @@ def test_an_adapter_of_another_text_is_refused(
     rows = [f"data.path={chats}", "data.held_out=0"]
     taught = lora_run(llama, [each for each in given if "data.path" not in each], tmp_path / "t", *rows,
                       "template.name=chatml")  # fmt: skip
-    with pytest.raises(CheckpointError, match="trained with another chat template than the base has: load the run it"):
+    with pytest.raises(CheckpointError, match=r"chat template than the base has: load the run itself, as in llmx"):
         llmx.load(llama, adapters={"x": taught})
     assert llmx.load(taught).template is not None
     tokenizer = tmp_path / "run" / "tokenizer" / "tokenizer.json"

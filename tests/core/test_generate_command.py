@@ -52,6 +52,7 @@ def test_a_file_of_prompts_is_answered_in_order(generate: Generate, char_run: Pa
     path.write_text("".join(json.dumps({"prompt": text, "id": n}) + "\n\n" for n, text in enumerate(texts)))
     done = generate("--prompts", path, "--max-new-tokens", 9, "--seed", 5, "--out", tmp_path / "a.jsonl")
     assert done.exit_code == 0, done.output
+    assert f"llmx: 30 answers in {tmp_path / 'a.jsonl'}\n" in done.stderr
     found = rows((tmp_path / "a.jsonl").read_text())
     assert [row["id"] for row in found] == list(range(30))
     model = llmx.load(char_run)
@@ -62,6 +63,17 @@ def test_a_file_of_prompts_is_answered_in_order(generate: Generate, char_run: Pa
     again = generate("--prompts", tmp_path / "p.txt", "--max-new-tokens", 9, "--seed", 5)
     assert [row["text"] for row in rows(again.stdout)] == [row["text"] for row in found]
     assert "exists already" in fault(generate("--prompts", path, "--out", tmp_path / "a.jsonl"))
+
+
+def test_a_full_context_is_told(generate: Generate, char_run: Path) -> None:
+    """One line on stderr where it ended an answer before its budget; none where the budget did, and none for JSON."""
+    context = llmx.load(char_run).model.context_length
+    asked = ("The ", "--n", 2, "--sampler", "greedy", "--max-new-tokens")
+    room = context - len(llmx.load(char_run).request("The ").ids)
+    told = f"llmx: the context of {context:,} tokens is full: {room:,} of {context * 2:,} were added\n"
+    assert generate(*asked, context * 2).stderr == told
+    assert generate(*asked, room).stderr == ""
+    assert generate(*asked, context * 2, "--json").stderr == ""
 
 
 def test_several_answers_to_a_prompt(generate: Generate) -> None:

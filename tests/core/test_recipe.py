@@ -87,6 +87,19 @@ def test_every_fault_is_reported_with_its_place() -> None:
     assert len(text.splitlines()) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("temperature", "temperature.temperature"), ("k", "top-k.k"), ("top_k", "top-k.k")]
+)
+def test_an_option_of_a_sampler_is_told_with_its_section(name: str, meant: str) -> None:
+    """By the option's name and by the sampler's, once where both are the same; what is told is taken."""
+    with pytest.raises(RecipeError) as caught:
+        resolve({name: 2})
+    assert str(caught.value) == f"layer 0: {name}: no such section; nearest: sampler.{meant}"
+    link, option = meant.split(".")
+    (part,) = resolve({"sampler": [link]}, {"sampler": {link: {option: 2}}}).samplers
+    assert getattr(part.options, option) == 2
+
+
 def test_a_name_of_another_kind_is_told() -> None:
     """`--optimizer cosine` says that cosine is a scheduler."""
     with pytest.raises(RecipeError, match="'cosine' is a scheduler"):

@@ -12,6 +12,7 @@ from llmx.errors import RecipeError
 
 if TYPE_CHECKING:
     from llmx.compare.config import Comparison
+    from llmx.compare.results import Results
     from llmx.compare.work import Plan
 
 
@@ -47,6 +48,7 @@ def command(
     A model is a folder or a URL. Answers are written as they come: the same command goes on after a kill, and asks
     only what is new when models or questions were added. The page compare.html shows the answers side by side, to be
     rated from 1 to 5; MODELS may be the folder of a comparison, whose figures are then made again with --ratings.
+    The exit code is 1 where a model gave no answer at all.
 
     \b
     llmx compare models.toml questions.jsonl --repeats 3 --out runs/compared
@@ -73,7 +75,9 @@ def command(
     if dry_run:
         click.echo(dry_text(plan))
         return
-    finish(ask(plan, concurrency), as_json=as_json)
+    results = finish(ask(plan, concurrency), as_json=as_json)
+    if any(each.asked and not each.answers for each in results.figures):
+        click.get_current_context().exit(1)
 
 
 def make_plan(
@@ -160,8 +164,8 @@ def ask(plan: Plan, concurrency: int) -> Plan:
     return with_judge(plan, judge)
 
 
-def finish(plan: Plan, *, as_json: bool) -> None:
-    """Write and print the figures, and write the page."""
+def finish(plan: Plan, *, as_json: bool) -> Results:
+    """Write and print the figures, write the page, and return what they show."""
     from llmx.compare.page import PAGE, write_page
     from llmx.compare.results import SUMMARY, results_of
     from llmx.compare.table import to_text
@@ -173,3 +177,4 @@ def finish(plan: Plan, *, as_json: bool) -> None:
     write_atomically(plan.out / SUMMARY, encodable(text))
     write_page(results, plan.out / PAGE)
     click.echo(encodable(text if as_json else f"{to_text(results, width)}\n\n{plan.out / PAGE}"))
+    return results

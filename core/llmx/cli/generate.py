@@ -85,17 +85,23 @@ def command(
     if asked is not None:
         with _sink(out) as file:
             _answer_all(loaded, asked, count, file, seed=seed, **fields)
+        if out is not None:
+            written = len(asked) * count
+            click.echo(f"llmx: {written:,} {'answer' if written == 1 else 'answers'} in {out}", err=True)
         return
     # what is no UTF-8 is told where it is encoded
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else str(prompt)
     question = loaded.question(text) if chat else text
     requests = [loaded.request(question, seed=seed, number=number, **fields) for number in range(count)]
     engine = loaded.new_engine(most_waiting=count)
-    for answer in [engine.submit(each) for each in requests]:
+    answers = [engine.submit(each) for each in requests]
+    for answer in answers:
         if as_json:
             _print_json(answer, {"prompt": text})
         else:
             _print_text(answer, text, stream=stream, chat=chat)
+    if not as_json:
+        _tell_of_full_context(answers)
 
 
 def _check(
@@ -155,6 +161,16 @@ def _print_text(answer: Answer, prompt: str, *, stream: bool, chat: bool) -> Non
                 sys.stdout.flush()
     finally:
         click.echo(answer.text[shown:])
+
+
+def _tell_of_full_context(answers: Sequence[Answer]) -> None:
+    """Tell, of the first one, that an answer is shorter than was asked for because the context is full."""
+    for each in answers:
+        added, most = len(each.tokens), each.request.max_new_tokens
+        if each.finish_reason == "length" and most is not None and added < most:
+            context = each.prompt_tokens + added
+            click.echo(f"llmx: the context of {context:,} tokens is full: {added:,} of {most:,} were added", err=True)
+            return
 
 
 def _print_json(answer: Answer, row: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ COLOURS = 8
 LONGEST = 20_000
 """Characters shown of an answer."""
 
-LOW = ("First", "Total", "Errors", "Cut off")
+LOW = ("First (s)", "Total (s)", "Errors", "Cut off")
 """Columns whose lowest figure is the best one."""
 
 
@@ -121,8 +121,8 @@ def best(results: Results) -> dict[str, set[int]]:
     """Return the numbers of the models that have the best figure, by heading."""
     figures = results.figures
     wanted: dict[str, list[float | None]] = {
-        "First": [each.first_s_median for each in figures],
-        "Total": [each.total_s_median for each in figures],
+        "First (s)": [each.first_s_median for each in figures],
+        "Total (s)": [each.total_s_median for each in figures],
         "Tokens/s": [each.tokens_per_s for each in figures],
         "Chars/s": [each.chars_per_s for each in figures],
         "Tokens/s at once": [each.throughput_tokens_per_s for each in figures],

@@ -154,21 +154,22 @@ def _ask(name: str, asker: Asker, missing: Sequence[Wanted], journal: Journal[Ro
         reply = asker.ask(each.question, each.repeat)
         return Row(each.key, name, each.question.id, each.repeat, began_s, reply)
 
-    faults = 0
+    good = bad = faults = 0
     with progress(f"{name}: asking", "answers") as tell:
         for count, (each, row) in enumerate(in_threads(ask, missing, at_once), 1):
             journal.add(row)
             tell(count)
             if row.reply.error is None:
-                faults = 0
+                good, faults = good + 1, 0
                 continue
-            faults += 1
+            bad, faults = bad + 1, faults + 1
             if faults <= GIVEN_UP:
                 say(f"{name}: question {each.question.id}: {row.reply.error}")
             if faults == GIVEN_UP and faults < len(missing) and not hasattr(asker, "engine"):
                 say(f"{name}: {GIVEN_UP} errors in a row: it is asked no more; the same command goes on later")
-                return
-    say(f"{name}: {len(missing):,} answers")
+                break
+    errors = f", {bad:,} {'error' if bad == 1 else 'errors'}" if bad else ""
+    say(f"{name}: {good:,} {'answer' if good == 1 else 'answers'}{errors}")
 
 
 def judge_all(

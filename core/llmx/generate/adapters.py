@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -152,7 +153,8 @@ def _require_same_text(where: str, base: Pretrained, run: Path, registry: Regist
         other = "tokenizer"
     if other is not None:
         raise CheckpointError(
-            f"{where}: {run}: was trained with another {other} than the base has: load the run itself"
+            f"{where}: {run}: was trained with another {other} than the base has: "
+            f"load the run itself, as in llmx serve {shlex.quote(str(run))}"
         )
 
 

@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from llmx.data.batches import stream_seed
 from llmx.data.encode import Encoder
-from llmx.errors import RecipeError
+from llmx.errors import PromptTooLongError, RecipeError
 from llmx.generate.chains import Link
 from llmx.generate.engine import Engine
 from llmx.generate.prompts import ChatPrompt, check_length, prompt_ids
@@ -166,8 +166,22 @@ class LanguageModel:
             return prompt_ids(prompt, self.model, self.tokenizer)
         if self.template is None:
             raise RecipeError("chat: the model was trained on plain text and has no template: give a text to continue")
-        ids = Encoder(self.tokenizer, self.template).prompt(prompt.messages, prompt.tools)
-        return check_length(ids, self.model)
+        encoder = Encoder(self.tokenizer, self.template)
+        ids = encoder.prompt(prompt.messages, prompt.tools)
+        try:
+            return check_length(ids, self.model)
+        except PromptTooLongError as error:
+            shares = self._shares(prompt)
+            if prompt.tools:
+                shares.append(f"its tools take {len(ids) - len(encoder.prompt(prompt.messages))}")
+            raise PromptTooLongError("; ".join([str(error), *shares])) from None
+
+    def _shares(self, prompt: ChatPrompt) -> list[str]:
+        """Return what to say of the tokens that the system's message of a chat takes."""
+        system = [message.content for message in prompt.messages if message.role == "system"]
+        return (
+            [f"its system message takes {sum(len(self.tokenizer.encode(each)) for each in system)}"] if system else []
+        )
 
     def _stop_ids(self, prompt: str | ChatPrompt) -> set[int]:
         """Return the ids that end a continuation: the end of a text, and of an assistant's turn in a chat."""

@@ -12,7 +12,7 @@ from llmx.corpora import build_dataset
 from llmx.data.encode import Encoder
 from llmx.data.split import split_over
 from llmx.data.store import TokenStore
-from llmx.errors import RecipeError
+from llmx.errors import PromptTooLongError, RecipeError
 from llmx.generate.text import REPLACEMENT
 from llmx.protocols import Message, Model, Tokenizer
 
@@ -59,10 +59,10 @@ def check_length(ids: list[int], model: Model) -> list[int]:
     """Return the ids of a prompt, having seen that the model has room for more.
 
     Raises:
-        RecipeError: they fill the context.
+        PromptTooLongError: they fill the context.
     """
     if len(ids) >= model.context_length:
-        raise RecipeError(
+        raise PromptTooLongError(
             f"prompt: is {len(ids)} tokens long; the model's context of {model.context_length} leaves no room: "
             "shorten it"
         )

@@ -13,10 +13,11 @@ export class MessageView {
     this.body = make("div", { class: user || node.plain ? "body plain" : "body" });
     this.calls = make("div", { class: "calls" });
     this.trouble = make("div", { class: "trouble", hidden: true });
+    this.note = make("p", { class: "note", hidden: true });
     this.figures = make("p", { class: "figures" });
     this.tools = make("div", { class: "tools" });
     this.element = make("article", { class: `message ${node.role}`, "data-id": node.id, "aria-label": user ? t("you") : t("answer") },
-      user ? this.body : [this.thinking, this.body, this.calls, this.trouble], make("div", { class: "under" }, this.tools, this.figures));
+      user ? this.body : [this.note, this.thinking, this.body, this.calls, this.trouble], make("div", { class: "under" }, this.tools, this.figures));
     this.markdown = new LiveMarkdown(this.body);
     this.update(node.state !== "running");
   }
@@ -30,6 +31,8 @@ export class MessageView {
     else this.markdown.update(node.text, finished);
     for (const button of this.body.querySelectorAll(".copy-code:empty")) button.textContent = t("copy");
     if (node.role === "user") { this.#tools(); return; }
+    this.note.hidden = !node.dropped;
+    this.note.textContent = node.dropped > 1 ? t("leftOut", { count: number(node.dropped) }) : t("leftOutOne");
     this.#thinking(finished);
     this.calls.replaceChildren(...node.calls.map(toolCall));
     this.#figures();

@@ -2,6 +2,7 @@
 import { events, ServerError } from "./wire.js";
 
 const RETRIES_MOST = 8; // at a busy server; then only the button asks again
+const FULL = "context_length_exceeded";
 const running = new Map(); // by chat: one answer at a time in each
 
 export const runOf = (chat) => running.get(chat.id);
@@ -12,6 +13,8 @@ export class Run {
   constructor(chat, node, options, changed) {
     Object.assign(this, { chat, node, options, changed, tries: 0 });
     Object.assign(node, { state: "running", text: "", reasoning: "", calls: [], error: null, finish: null, figures: { tokens: 0 } });
+    // What was left out for an earlier answer of this model does not come back.
+    node.dropped = this.#told().findLast(({ role, model }) => role === "assistant" && model === node.model)?.dropped ?? 0;
   }
 
   async start() {
@@ -37,6 +40,7 @@ export class Run {
       try {
         return await this.#attempt();
       } catch (error) {
+        if (error.code === FULL && this.#makeRoom()) { this.changed(this, false); continue; }
         if (error.status !== 429 || this.tries >= RETRIES_MOST) throw error;
         this.tries += 1;
         await this.#wait(Math.max(1, error.retryAfter ?? 2));
@@ -74,8 +78,22 @@ export class Run {
 
   #messages() {
     const system = this.options.system.trim() ? [{ role: "system", content: this.options.system }] : [];
-    const told = this.chat.above(this.node).filter(({ text }) => text); // an answer that failed said nothing
-    return { messages: [...system, ...told.map(({ role, text }) => ({ role, content: text }))] };
+    return { messages: [...system, ...this.#told().slice(this.node.dropped).map(({ role, text }) => ({ role, content: text }))] };
+  }
+
+  // Without answers that failed, which said nothing, and without questions that no context has room for.
+  #told() {
+    const above = this.chat.above(this.node);
+    return above.filter(({ text }, n) => text && (above[n + 1]?.text !== "" || above[n + 1].error?.code !== FULL));
+  }
+
+  // Leaves out the oldest turns, a quarter of them at a time: the answer needs room too. False: none is left.
+  #makeRoom() {
+    const { node } = this;
+    if (node.plain) return false;
+    const begins = this.#told().flatMap(({ role }, n) => (role === "user" && n > node.dropped ? [n] : []));
+    node.dropped = begins[Math.floor((begins.length - 1) / 4)] ?? 0;
+    return begins.length > 0;
   }
 
   #take({ delta = {}, text, finish_reason: finish }) {
@@ -110,8 +128,8 @@ export class Run {
     if (figures.tokens > 1 && seconds > 0) figures.rate = (figures.tokens - 1) / seconds;
   }
 
-  #fail({ status, message, kind }) {
+  #fail({ status, message, kind, code }) {
     this.node.state = "error";
-    this.node.error = { status, message, kind };
+    this.node.error = { status, message, kind, code };
   }
 }

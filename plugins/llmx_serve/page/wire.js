@@ -14,11 +14,11 @@ function headers() {
   return { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
 }
 
-/** What went wrong: `status` is HTTP's, 0 for no answer at all; `kind` is "lost" where an answer broke off. */
+/** What went wrong: `status` is HTTP's, 0 for no answer at all; `kind` is "lost" where an answer broke off, `code` the server's word. */
 export class ServerError extends Error {
-  constructor(status, message, { retryAfter = null, kind = null } = {}) {
+  constructor(status, message, { retryAfter = null, kind = null, code = null } = {}) {
     super(message);
-    Object.assign(this, { status, retryAfter, kind });
+    Object.assign(this, { status, retryAfter, kind, code });
   }
 }
 
@@ -31,16 +31,16 @@ async function request(path, options) {
     throw new ServerError(0, error.message, { kind: "offline" });
   }
   if (response.ok) return response;
-  const text = await response.text();
+  const { message, code } = told(await response.text());
   const seconds = parseInt(response.headers.get("Retry-After") ?? "", 10);
-  throw new ServerError(response.status, told(text) || response.statusText, { retryAfter: Number.isNaN(seconds) ? null : seconds });
+  throw new ServerError(response.status, message || response.statusText, { retryAfter: Number.isNaN(seconds) ? null : seconds, code });
 }
 
 function told(text) {
   try {
-    return JSON.parse(text).error?.message ?? text;
+    return JSON.parse(text).error ?? { message: text };
   } catch {
-    return text.slice(0, 300); // not in OpenAI's form: a proxy's page, say
+    return { message: text.slice(0, 300) }; // not in OpenAI's form: a proxy's page, say
   }
 }
 

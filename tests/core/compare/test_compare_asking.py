@@ -36,9 +36,9 @@ def compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Compare:
         (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)))
         files = [str(tmp_path / "m.toml"), str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "out")]
         capsys.readouterr()
-        cli.main(["compare", *files, "--json", *flags], standalone_mode=False)
+        code = cli.main(["compare", *files, "--json", *flags], standalone_mode=False)
         done = capsys.readouterr()
-        return {**json.loads(done.out), "said": done.err}
+        return {**json.loads(done.out), "said": done.err, "exit_code": code or 0}
 
     return run
 
@@ -134,7 +134,8 @@ def test_an_answer_that_is_none(
     monkeypatch.setattr(openai, "LONGEST_WAIT_S", 0.0)
     served.answer = lambda body, _: said if body["messages"][-1]["content"] == "number 1" else "number 0 2"
     found = compare(model(served.url, api_key_env="THE_KEY"), 3)
-    assert (found["models"][0]["answers"], found["models"][0]["errors"]) == (2, 1)
+    assert (found["models"][0]["answers"], found["models"][0]["errors"], found["exit_code"]) == (2, 1, 0)
+    assert ": 2 answers, 1 error\n" in found["said"]
     (line,) = [line for line in found["said"].splitlines() if "question 2" in line]
     assert told in line
     assert "verysecret" not in line
@@ -196,11 +197,13 @@ def test_a_server_that_drips_is_left(compare: Compare) -> None:
 
 
 def test_a_server_that_is_gone_is_asked_no_more(served: Any, compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After five errors in a row a model is left, with a line; the next model is asked, and later the rest."""
+    """After five errors in a row a model is left, with a line and exit code 1; the next one is asked."""
     monkeypatch.setattr(openai, "LONGEST_WAIT_S", 0.0)
     served.answer = lambda body, _: (404, {}, b"") if body["model"] == "bad" else "number 1"
     models = model(served.url, model="bad") + "\n" + model(served.url, model="good")
     found = compare(models, 20)
+    assert found["exit_code"] == 1
+    assert "bad: 0 answers, 5 errors\nllmx: good: 20 answers\n" in found["said"]
     assert "bad: 5 errors in a row: it is asked no more; the same command goes on later" in found["said"]
     assert [(each["answers"], each["errors"], each["asked"]) for each in found["models"]] == [(0, 5, 20), (20, 0, 20)]
 

@@ -12,9 +12,10 @@ import pytest
 from llmx.compare.agreement import agreement, similarity
 from llmx.compare.figures import Scored, differences, interval, model_figures, throughput
 from llmx.compare.judge import Judgement
+from llmx.compare.page import LOW
 from llmx.compare.questions import Question
 from llmx.compare.reply import Reply, Row
-from llmx.compare.table import _aligned, wide
+from llmx.compare.table import MEANINGS, _aligned, columns, wide
 
 
 def row(question: str, repeat: int = 0, began_s: float = 0.0, model: str = "m", **reply: object) -> Row:
@@ -129,6 +130,13 @@ def test_a_table_is_aligned_with_chinese() -> None:
     lines = _aligned([["model", "a"], ["模型", "12"]])
     assert lines == ["model   a", "模型   12"]
     assert {wide(line) for line in lines} == {9}
+
+
+def test_headings_have_their_unit_and_meaning() -> None:
+    """What is measured says its unit; every heading is explained, as is every one that the page knows by name."""
+    found = columns([model_figures("m", [Scored(row("1", text="four", total_s=2.0, first_s=0.5))], 1)])
+    assert {"First (s)", "Total (s)", "Length (characters)"} <= set(found)
+    assert {*found, *LOW} <= set(MEANINGS)
 
 
 def test_a_question_has_its_answers_scored_once() -> None:

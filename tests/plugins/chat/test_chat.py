@@ -101,6 +101,20 @@ def test_the_oldest_turns_leave_a_full_context(talk: Conversation) -> None:
     assert (len(talk.messages), talk.dropped) == (18, dropped)
 
 
+def test_a_system_message_that_fills_the_context_is_blamed(talk: Conversation) -> None:
+    """Not the short question after it."""
+    talk.system = "门" * 200
+    with pytest.raises(RecipeError, match=r"^/system: its 200 tokens leave no room in the model's context of 128"):
+        talk.ask("谢谢")
+    assert talk.messages == []
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """In the command's words."""
+    with pytest.raises(RecipeError, match=r"^/load: .*nofile.json: no such file$"):
+        load_chat(tmp_path / "nofile.json")
+
+
 def test_retry_asks_the_last_question_again(chat_run: Path) -> None:
     """In place of its answer, with another draw; before anything was asked it says so."""
     talk = Conversation(llmx.load(chat_run, sampler=["temperature"], overrides={"sampler.temperature.temperature": 3}))
@@ -137,7 +151,7 @@ def test_settings_change_the_chain() -> None:
     for wrong, message in [
         ("temprature=1", "nearest: temperature"),
         ("temperature", "must be NAME=VALUE"),
-        ("temperature=hot", "must be float"),
+        ("temperature=hot", "^/set temperature=hot: must be float"),
         ("top-k=0", "must be >= 1"),
         ("seed=-1", "must be a whole number from 0"),
     ]:

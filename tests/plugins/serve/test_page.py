@@ -519,6 +519,32 @@ def test_errors_are_told_in_plain_words(visit: Visit, server: Any) -> None:
     assert ended(page, 2).strip()
 
 
+def test_the_oldest_turns_leave_a_full_context(visit: Visit, published: Path, serve: Any) -> None:
+    """The answer says how many; the system prompt stays, a question that is too long is told and not sent on."""
+    with serve(published) as server:
+        page = visit(server.url, expected="400")
+        asked: list[Any] = []
+        page.on("requestfinished", lambda one: asked.append(one.post_data_json["messages"]) if one.post_data else None)
+        setting(page, system="Be brief.", max_tokens=20, temperature=0)
+        for number in range(1, 6):
+            say(page, f"{number}{'x' * 40}", number)
+        assert page.locator(".trouble.bad").count() == 0
+        told = page.locator(f"{LAST} >> .note").inner_text()
+        left_out = int(re.search(r"The oldest (\d+) messages were left out", told)[1])  # type: ignore[index]
+        shown = page.evaluate("[...document.querySelectorAll('.message')].map((one) => one.className)")
+        assert len(asked[-1]) == 1 + len(shown) - 1 - left_out
+        assert [each["role"] for each in asked[-1][:2]] == ["system", "user"]
+        assert page.locator(".note >> nth=0").is_hidden()
+
+        say(page, "y" * 400, 6)
+        assert "leaves no room" in page.locator(f"{LAST} >> .trouble.bad").inner_text()
+        assert page.locator(f"{LAST} >> .note").is_hidden()
+        say(page, "Bo?", 7)
+        assert page.locator(f"{LAST} >> .trouble.bad").count() == 0
+        assert "y" * 400 not in str(asked[-1])
+        assert len(asked[-1]) > 2
+
+
 def test_the_key_is_asked_for(visit: Visit, plain_run: Path, serve: Any) -> None:
     """A server with a key: the page asks, again after a wrong one, and keeps it in this tab alone."""
     with serve(plain_run, LLMX_API_KEY="open sesame") as server:

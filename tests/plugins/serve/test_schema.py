@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +93,24 @@ def test_a_schema_that_cannot_be_kept_to(client: Any) -> None:
     assert "512 are the most" in ask(client, big).json()["error"]["message"]
     for long in ({"patternProperties": {"^a{600}$": {}}}, {"maxLength": 10**6, "minLength": -(10**6)}):
         assert "512 together" in ask(client, long).json()["error"]["message"]
+
+
+def test_without_xgrammar_it_says_what_to_install(chat_run: Path, serve: Any, tmp_path: Path) -> None:
+    """In the words of the request, not of a plugin's module."""
+    (tmp_path / "xgrammar.py").write_text("raise ModuleNotFoundError('no xgrammar', name='xgrammar')")
+    with serve(chat_run, PYTHONPATH=str(tmp_path)) as server, server.client() as client:
+        error = ask(client, PERSON).json()["error"]
+    assert error["message"].startswith("response_format: the server needs")
+    assert error["message"].endswith("pip install 'llmx[xgrammar]'")
+    assert (error["param"], error["code"]) == ("response_format", "not_installed")
+
+
+def test_a_prompt_too_long_says_what_fills_it(client: Any) -> None:
+    """The system's message and the tools are counted; the code is OpenAI's."""
+    messages = [{"role": "system", "content": "B" * 1100}, *ASKED]
+    error = client.post("/v1/chat/completions", json={"messages": messages}).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert error["message"].endswith("shorten it; its system message takes 1100")
+    tool = {"type": "function", "function": {"name": "f", "description": "B" * 1100, "parameters": {"type": "object"}}}
+    error = client.post("/v1/chat/completions", json={"messages": ASKED, "tools": [tool]}).json()["error"]
+    assert int(error["message"].rpartition("its tools take ")[2]) > 1100
