@@ -1,12 +1,14 @@
-"""A cache of its own for every test session, a small corpus, and small runs."""
+"""A cache of its own for every test session, a small corpus, small runs, and a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +77,16 @@ def char_run(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path
     folder = tmp_path_factory.mktemp("runs") / "char"
     llmx.run(overrides=small, tokenizer="char", logger=["jsonl"], out=folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; these proofs fail without it."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert program, "these tests need Chromium on PATH"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -8,12 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
 from llmx import Registry
-from llmx.cli import COMMANDS
+from llmx.cli import COMMAND_GROUP, COMMANDS
 from llmx.component import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,11 +46,16 @@ def test_both_languages_show_the_same_blocks() -> None:
     assert headings[0] == headings[1]
 
 
+def plugin_commands() -> list[str]:
+    """Return the commands that our own plugins add."""
+    return sorted(each.name for each in distribution("llmx").entry_points if each.group == COMMAND_GROUP)
+
+
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
 def test_every_command_and_part_is_in_the_readme(path: Path) -> None:
     """A section for each command, and a row for each kind with exactly what we offer."""
     text = path.read_text(encoding="utf-8")
-    assert re.findall(r"^### llmx (\w+)", text, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^### llmx (\w+)", text, re.MULTILINE) == [*COMMANDS, *plugin_commands()]
     rows = dict(re.findall(r"^\| (\w+) \| ([a-z0-9, .-]+) \|$", text, re.MULTILINE))
     offered: dict[str, list[str]] = {}
     for offer in Registry().offers():
@@ -74,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """A folder with the files the README shows, a novel and a corpus."""
     folder = tmp_path_factory.mktemp("readme")
     for label, _, body in blocks(READMES[0]):
-        if label.endswith((".toml", ".py")):
+        if label.endswith((".toml", ".py", ".jsonl")):
             (folder / label).parent.mkdir(exist_ok=True)
             (folder / label).write_text(body + "\n", encoding="utf-8")
     shutil.copy(corpus, folder / "novel.txt")

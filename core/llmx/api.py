@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from llmx.errors import LlmxError, PluginError, RecipeError
 from llmx.layers import Layer, environment_layer, file_layers, override_layers
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Source = str | Path | Mapping[str, Any] | None
 """A recipe: a file, a run folder, nested values, or None for the defaults."""
+
+Weights = Literal["stored", "bf16", "int8", "int4"]
+"""What weights are packed as for generating; "stored" is the type they have."""
 
 Given = TypeVar("Given", bound=Source)
 
@@ -195,6 +198,8 @@ def load(
     sampler: Sequence[str] = (),
     overrides: Sequence[str] | Mapping[str, Any] = (),
     device: str = "cpu",
+    weights: Weights | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> LanguageModel:
     """Load a run folder, its `model/`, or a Hugging Face folder, ready to generate.
 
@@ -202,32 +207,50 @@ def load(
         path: a run that has no `model/` gives its base with its adapters, or its newest checkpoint.
         sampler: the chain by names; none takes the run's.
         overrides: `{"sampler.top-p.p": 0.9, "generate.max_new_tokens": 50}`.
+        weights: pack the weights as "bf16", "int8" or "int4", or in the type they are stored in: faster, and then only
+            for generating. None leaves the model as any other.
+        adapters: by names of their own, runs with `adapter/` or folders in PEFT's form: more models over the one base,
+            whose weights they share.
 
     Raises:
-        CheckpointError: the folder is incomplete or altered.
+        CheckpointError: the folder is incomplete or altered, or an adapter is not of this model.
         RecipeError: there is no such folder, or a sampler or an option does not exist.
     """
     import torch
 
     from llmx import pretrained
     from llmx.folder import is_run
+    from llmx.generate.adapters import adapted_models, pack_all
     from llmx.generate.language_model import LanguageModel
+    from llmx.options import unstructure
     from llmx.train.device import choose_device
     from llmx.train.export import load_checkpoint
 
     folder, registry, device = Path(path), Registry(), str(choose_device(device))
     if not folder.is_dir():
         raise RecipeError(f"{folder}: no such folder: give a run folder or a model folder")
-    trained = is_run(folder)
     names: dict[str, Any] = {"sampler": list(sampler)} if sampler else {}
     # only what generating needs: the optimizer's or the logger's plugin may be gone by now
-    wanted = {"sampler", "generate", *(() if (folder / "model").exists() else ("model", "adapter", "train"))}
-    files = file_layers(folder / "recipe.toml") if trained else []
-    base = [Layer(each.origin, {k: v for k, v in each.values.items() if k in wanted}) for each in files]
-    recipe = Recipe.resolve([*base, *layers_of(overrides=overrides, **names)], registry)
-    if trained and not (folder / "model").exists():
-        found = load_checkpoint(folder, recipe, registry, torch.device(device))
+    merged = not is_run(folder) or (folder / "model").exists()
+    wanted = {"sampler", "generate", *(() if merged else ("model", "adapter", "train"))}
+    recipe = Recipe.resolve([*saved_layers(folder, wanted), *layers_of(overrides=overrides, **names)], registry)
+    if merged:
+        lies = folder / "model" if is_run(folder) else folder
+        found = pretrained.load(lies, registry, device)
     else:
-        found = pretrained.load(folder / "model" if trained else folder, registry, device)
+        lies = None
+        found = load_checkpoint(folder, recipe, registry, torch.device(device))
+    adapted = adapted_models(found, lies, adapters or {}, registry, torch.device(device))
+    if weights is not None:
+        pack_all(found.model, adapted, None if weights == "stored" else weights, torch.device(device))
     chain = [part.build(found.tokenizer) for part in recipe.samplers]
-    return LanguageModel(found.model, found.tokenizer, chain, recipe.generate, found.template)
+    links = [(part.name, unstructure(part.options)) for part in recipe.samplers]
+    return LanguageModel(found.model, found.tokenizer, chain, recipe.generate, found.template, adapted, links)
+
+
+def saved_layers(folder: Path, sections: Container[str]) -> list[Layer]:
+    """Return the layers of these sections in a run folder's recipe; none of a folder that is no run."""
+    from llmx.folder import is_run
+
+    files = file_layers(folder / "recipe.toml") if is_run(folder) else []
+    return [Layer(each.origin, {k: v for k, v in each.values.items() if k in sections}) for each in files]

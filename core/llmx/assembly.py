@@ -17,9 +17,8 @@ from llmx.data.mixing import MixedRows
 from llmx.data.rows import HeldOut, Rows, rows_of
 from llmx.data.store import TokenStore
 from llmx.errors import RecipeError
-from llmx.generate.decode import prompt_ids
 from llmx.generate.language_model import LanguageModel
-from llmx.generate.prompts import ChatPrompt, prompts_of
+from llmx.generate.prompts import ChatPrompt, prompt_ids, prompts_of
 from llmx.lock import read_lock
 from llmx.nn import count_weights
 from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Template, Tokenizer

@@ -17,12 +17,12 @@ VARIABLE = "LLMX_REGISTRY"
 STATUSES = ("built-in", "maintained", "experimental", "retired")
 
 
-def _parts(_: Any, __: Any, value: dict[str, list[str]]) -> None:
+def _parts(plugin: Any, _: Any, value: dict[str, list[str]]) -> None:
     unknown = [kind for kind in value if kind not in KINDS]
     if unknown:
         raise ValueError(f"has no such kind as {unknown[0]!r}; kinds: {', '.join(KINDS)}")
-    if not value or not all(value.values()):
-        raise ValueError("must name a part of each kind it lists, and one at least")
+    if not all(value.values()) or not (value or plugin.commands):
+        raise ValueError("must name a part of each kind it lists, and one at least, or a command in `commands`")
 
 
 @frozen(kw_only=True)
@@ -38,6 +38,8 @@ class KnownPlugin:
     from the folder of the catalogue."""
     llmx_api: str = field(validator=validators.matches_re(r"\d+\.\d+"))
     """The plugin API it was written for, `MAJOR.MINOR`."""
+    commands: list[str] = field(factory=list)
+    """Names of the commands it adds: "serve" is `llmx serve`."""
     provides: dict[str, list[str]] = field(validator=_parts)
     """Names of parts by kind."""
     source: str

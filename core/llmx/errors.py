@@ -31,6 +31,10 @@ class DataError(RecipeError):
     """The corpus a recipe names is missing, empty, unreadable or too short."""
 
 
+class PromptTooLongError(RecipeError):
+    """A prompt leaves no room in the model's context."""
+
+
 class PluginError(LlmxError):
     """A plugin that the run needs is missing or broken."""
 

@@ -20,8 +20,13 @@ def temporary_beside(path: Path) -> Path:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Flush every file of a folder and the folder itself to the disk."""
+    """Flush every file of a folder and the folder itself to the disk, with the permissions that the user's files have:
+    safetensors lets nobody else read what it writes, and a server may run as another user."""
+    mask = os.umask(0)
+    os.umask(mask)
     for path in (*folder.iterdir(), folder):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~mask)
         fsync(path)
 
 

@@ -171,7 +171,10 @@ def _merge_named(before: list[Table], values: Mapping[str, Any], origin: str, se
             raise RecipeError(f"{origin}: {section}.{name} must be a table: write {section}.NAME.OPTION = …")
         found = [i for i, old in enumerate(after) if old["name"].value == name]
         if not found:
-            raise RecipeError(f"{origin}: {section}.{name}: not in the list of {section}s; name it there first")
+            raise RecipeError(
+                f"{origin}: {section}.{name}: not in the list of {section}s; name it there first, "
+                f'in a file as [[{section}]] with name = "{name}"'
+            )
         after[found[0]] = after[found[0]] | _leaves(options, origin)
     return after
 
@@ -212,7 +215,10 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         values = _parse(path, text)
     except ValueError as error:  # tomllib's and json's errors, and ruamel's through _parse
-        raise RecipeError(f"{path}: does not parse: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        twice = re.search(rf"\('({'|'.join(LISTS)})', '([\w-]+)'\) twice", reason)  # a list and a table of one name
+        hint = f': write [[{twice[1]}]] with name = "{twice[2]}" and its options instead of the list' if twice else ""
+        raise RecipeError(f"{path}: does not parse: {reason}{hint}") from None
     if isinstance(values, list):
         raise RecipeError(f"{path}: is no recipe, but a list: to train on it, write data.path={path}")
     if not isinstance(values, Mapping):

@@ -264,7 +264,7 @@ def empty_model(folder: Path, offer: Offer) -> Model:
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise CheckpointError(f"{folder / CONFIG}: {what}") from error
 
 
@@ -329,18 +329,20 @@ def load_tokenizer(folder: Path, registry: Registry) -> Tokenizer:
 
 
 def load_template(folder: Path, registry: Registry, tokenizer: Tokenizer) -> Template | None:
-    """Return the template that a model's chats were written with; None for one that was trained on plain text.
+    """Return the template that a model's chats were written with, of another tool's folder the Jinja in it; None for a
+    model that was trained on plain text.
 
     Raises:
         RecipeError: its options are not those of the component.
     """
-    facts = read_json(folder / LLMX) if (folder / LLMX).exists() else {}
-    if "template" not in facts:
+    from llmx.base import template_values  # which reads folders by means of this module
+
+    if (folder / LLMX).exists() and "template" not in read_json(folder / LLMX):
+        return None  # trained on plain text, whatever came with its tokenizer
+    values = template_values(folder)
+    if not values:
         return None
-    offer = registry.find("template", str(facts["template"]), f"{folder / LLMX}: template")
-    values = dict(facts.get("template_options", {}))
-    if "path" in values:  # the file that it was read from then may be gone: what it saved is in this folder
-        values["path"] = str(folder)
+    offer = registry.find("template", str(values.pop("name")), f"{folder}: template")
     options, faults = structure(offer.component.options, values, "template_options")
     if faults:
         raise RecipeError(*(f"{folder / LLMX}: {fault.path}: {fault.message}" for fault in faults))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
@@ -203,7 +204,9 @@ class Resolver:
         if not readers:
             components = [offer.component for offer in self.registry.offers("dataset")]
             known = ", ".join(f"{suffix} ({each.name})" for each in components for suffix in each.handles)
-            self.faults.append(f"{_given(path)}: {_unread(path.value)}; set data.name (known endings: {known})")
+            why = _unread(path.value)
+            known = "" if why.startswith("no such file") else f"; set data.name (known endings: {known})"
+            self.faults.append(f"{_given(path)}: {why}{known}")
             return None
         if len(readers) > 1:
             which = " and ".join(f"{offer.component.name} ({each})" for each, offer in readers.items())
@@ -271,8 +274,16 @@ class Resolver:
             first = next(iter(first.values()), None)
         origin = first.origin if isinstance(first, Leaf) else "recipe"
         homes = [f"{section}.{name}" for section, cls in CORE_SECTIONS.items() if name in fields_dict(cls)]
+        homes += [f"sampler.{each}" for each in self._sampler_options(name)]
         near = homes or difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
         self.faults.append(f"{origin}: {name}: no such section; nearest: {', '.join(near)}")
+
+    def _sampler_options(self, name: str) -> Iterator[str]:
+        """Yield the options of samplers that may be meant: called so, or of a sampler that is called so."""
+        for offer in self.registry.offers("sampler"):
+            for option in fields_dict(offer.component.options):
+                if name == option or name.replace("_", "-") == offer.component.name:
+                    yield f"{offer.component.name}.{option}"
 
 
 def _given(path: Leaf) -> str:
@@ -283,7 +294,13 @@ def _given(path: Leaf) -> str:
 
 def _unread(path: Any) -> str:
     """Return why no dataset is chosen by a path."""
-    folders = [each for each in paths_of(path) if Path(each).expanduser().is_dir()]
+    given = paths_of(path)
+    missing = [Path(each).expanduser() for each in given if not re.search(r"[*?\[]|://", each)]
+    for path in (each for each in missing if not each.exists() and each.parent.is_dir()):
+        near = difflib.get_close_matches(path.name, [each.name for each in path.parent.iterdir()], n=1, cutoff=0.8)
+        if near:
+            return f"no such file or folder; nearest: {path.with_name(near[0])}"
+    folders = [each for each in given if Path(each).expanduser().is_dir()]
     if not folders:
         return "no dataset is chosen by this ending"
     if any(any(Path(each).expanduser().iterdir()) for each in folders):

@@ -120,17 +120,29 @@ class ConsoleLogger:
 def header(run: Run) -> str:
     """Return the lines that say what runs on what."""
     count = count_weights(run.module)
+    trained = sum(each.numel() for each in run.module.parameters() if each.requires_grad)
+    of_them = f", {trained:,} of them trained" if run.recipe.adapters else ""
+    random = of_them and run.recipe.base is None
+    base = "its weights are random where no adapter is: model.pretrained names better ones\n" if random else ""
     sizes, names = run.sizes, run.recipe
     return (
-        f"{names.model.name}: {count:,} parameters, {run.tokenizer.vocab_size:,} tokens in the vocabulary\n"
+        f"{names.model.name}: {count:,} parameters{of_them}, {run.tokenizer.vocab_size:,} tokens in the vocabulary\n"
+        f"{base}"
         f"{names.corpus}: {run.train_rows.tokens:,} training tokens, "
         f"{run.held_out.tokens if run.held_out else 0:,} held out\n"
         f"{unread(run)}"
         f"{names.optimizer.name}, {names.scheduler.name}: {sizes.steps} steps of {sizes.rows} x "
         f"{sizes.sequence_length} tokens ({run.train_rows.epoch(sizes.steps * sizes.rows):.1f} epochs), "
         f"{run.precision} on {run.device}\n"
+        f"{long_update(run)}"
         f"writing to {run.folder}"
     )
+
+
+def long_update(run: Run) -> str:
+    """Return a line on an update that reads rows more than once, empty if it does not."""
+    epochs = run.train_rows.epoch(run.sizes.rows)
+    return f"an update is {epochs:.1f} epochs: lower train.tokens_per_update\n" if epochs > 1 else ""
 
 
 def unread(run: Run) -> str:

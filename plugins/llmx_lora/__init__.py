@@ -34,7 +34,7 @@ class LoraOptions:
     dora: bool | None = None
     """Learn the length of each output's weights by itself (Liu et al. 2024); a little better at small ranks, and
     slower. Unset, off."""
-    targets: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = field(default=None, validator=validators.optional(validators.min_len(1)))
     """Layers that are adapted: roles ("hidden", "head") or patterns of module names ("q_proj", "*.mlp.*"). Unset, every
     linear layer of the blocks, which does better than the attention's alone."""
     modules_to_save: tuple[str, ...] | None = None

@@ -100,6 +100,13 @@ def settings(folder: Path, options: LoraOptions) -> Settings:
     except (KeyError, TypeError, ValueError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{where}: {what}") from None
+    for key, value, fits, must in (
+        ("r", found.rank, found.rank >= 1, "at least 1"),
+        ("lora_alpha", found.alpha, 0 < found.alpha < math.inf, "more than 0"),
+        ("lora_dropout", found.dropout, 0 <= found.dropout < 1, "from 0 to less than 1"),
+    ):
+        if not fits:
+            raise CheckpointError(f"{where}: {key} = {value}: must be {must}")
     for name in ("rank", "alpha", "rslora", "dora"):
         given, there = getattr(options, name), getattr(found, name)
         if given is not None and given != there:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from llmx.errors import RecipeError
+
 
 class Base(Protocol):
     """A frozen linear layer whose weight can be had densely."""
@@ -29,7 +31,13 @@ def has_dense(layer: nn.Module) -> bool:
 
 
 def dense(layer: Any, dtype: torch.dtype) -> Tensor:
-    """Return the weight of a frozen linear layer, `weight_OI`, in a type."""
+    """Return the weight of a frozen linear layer, `weight_OI`, in a type.
+
+    Raises:
+        RecipeError: it was packed for generating, and cannot be had any more.
+    """
+    if not has_dense(layer):
+        raise RecipeError("adapter lora: dora needs the weights as they are stored: leave weights out, or merge first")
     weight_OI: Tensor = layer.weight.detach().to(dtype) if type(layer) is nn.Linear else layer.dense(dtype)
     return weight_OI
 

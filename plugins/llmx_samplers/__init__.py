@@ -1,8 +1,8 @@
-"""Samplers: greedy, temperature, top-k, top-p, min-p, repetition-penalty, no-repeat-ngram."""
+"""Samplers: greedy, temperature, top-k, top-p, min-p, penalties for repetition, biases of single tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import Attribute, field, frozen, validators
@@ -57,6 +57,31 @@ class NoRepeatNgramOptions:
     pairs that belong together return (Paulus et al. 2018)."""
 
 
+def _tokens(_: Any, attribute: Attribute[Mapping[str, float]], value: Mapping[str, float]) -> None:
+    wrong = [token for token in value if not (token.isascii() and token.isdigit() and len(token) < 10)]
+    if wrong:
+        raise ValueError(f"{attribute.name!r}: {wrong[0]!r} must be the id of a token")
+    far = [token for token, bias in value.items() if not -100 <= bias <= 100]
+    if far:
+        raise ValueError(f"{attribute.name!r}: {far[0]}: must be from -100 to 100: {value[far[0]]}")
+
+
+@frozen
+class LogitBiasOptions:
+    bias: Mapping[str, float] = field(factory=dict, validator=_tokens)
+    """What is added to the logit of each token, by its id: -100 bans it as good as, 100 leaves nothing else. Empty
+    changes nothing. The bounds are OpenAI's: any logit lies well within them."""
+
+
+@frozen
+class CountPenaltyOptions:
+    frequency: float = field(default=0.0, validator=[validators.ge(-2), validators.le(2)], metadata={"unit": "logits"})
+    """What is taken off the logit of a token for every time it came in the output, not in the prompt; below 0 has
+    tokens come again. 0 changes nothing; the bounds are OpenAI's."""
+    presence: float = field(default=0.0, validator=[validators.ge(-2), validators.le(2)], metadata={"unit": "logits"})
+    """What is taken off once the token came at all. 0 changes nothing; the bounds are OpenAI's."""
+
+
 @hookimpl
 def llmx_samplers() -> Iterable[Component]:
     return [
@@ -100,5 +125,17 @@ def llmx_samplers() -> Iterable[Component]:
             target="llmx_samplers.history:NoRepeatNgram",
             options=NoRepeatNgramOptions,
             summary="never completes an n-gram that the sequence already holds",
+        ),
+        Component(
+            name="logit-bias",
+            target="llmx_samplers.additive:LogitBias",
+            options=LogitBiasOptions,
+            summary="makes single tokens likelier or less likely",
+        ),
+        Component(
+            name="count-penalty",
+            target="llmx_samplers.additive:CountPenalty",
+            options=CountPenaltyOptions,
+            summary="takes off logits for each time a token came in the output (frequency and presence)",
         ),
     ]

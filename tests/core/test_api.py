@@ -632,6 +632,14 @@ def test_a_fault_in_training_is_one_line(make: Make, arguments: dict[str, Any], 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["save_every", "eval_every", "log_every"])
+def test_how_often_is_at_least_each_step(make: Make, name: str) -> None:
+    """0 is no short word for never."""
+    trainer = make()
+    with pytest.raises(llmx.RecipeError, match=f"^train: {name} = 0: must be 1 or more"):
+        trainer.train(steps=1, **{name: 0})
+
+
 @pytest.mark.parametrize(
     ("prompt", "arguments", "message"),
     [

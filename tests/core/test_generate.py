@@ -12,7 +12,7 @@ import torch
 
 import llmx
 from llmx import CheckpointError, Component, RecipeError, Registry
-from llmx.generate.decode import stream_text
+from llmx.generate.text import TextStream, stream_text
 from llmx.testing import check_cached_decoding
 
 MODELS = [offer.component for offer in Registry().offers("model")]
@@ -144,6 +144,23 @@ def test_a_character_is_shown_when_it_is_whole() -> None:
     pieces = list(stream_text(Bytes(), iter("a汉🙂b".encode())))  # type: ignore[arg-type]
     assert pieces == ["a", "汉", "🙂", "b"]
     assert "".join(stream_text(Bytes(), iter("汉".encode()[:2]))) == "\ufffd"  # type: ignore[arg-type]
+
+
+def test_a_streak_of_broken_bytes_is_read_once() -> None:
+    """Its text is that of all ids together, and no token has more than some dozens read again."""
+    widest = 0
+
+    class Counted(Bytes):
+        def decode(self, ids: list[int]) -> str:
+            nonlocal widest
+            widest = max(widest, len(ids))
+            return super().decode(ids)
+
+    ids = [*"a汉".encode(), *[0xE6] * 3, *[0xB1] * 400, *"🙂".encode(), *[0xF0, 0x9F] * 200, *"汉".encode()]
+    stream = TextStream(Counted())  # type: ignore[arg-type]
+    text = "".join([stream.feed(each) for each in ids]) + stream.finish()
+    assert text == bytes(ids).decode("utf-8", "replace")
+    assert widest < 64
 
 
 # --- folders that are not what they should be -----------------------------------------------------------------------

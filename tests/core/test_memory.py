@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import llmx
 from llmx import RecipeError
 from llmx.assembly import require_one_device
-from llmx.generate.decode import device_of
+from llmx.generate.forward import device_of
 from llmx.train.memory import Checkpointing, HostRows, place, recompute_blocks
 from llmx.train.parallel import World
 

@@ -230,7 +230,7 @@ def test_what_is_wrong_with_pairs_is_said(make_store: MakeStore) -> None:
     assert rows_of(store, "auto", 16, 0).rows_per_epoch == 4
     with pytest.raises(DataError, match=r'data\.packing = "stream": cuts documents'):
         rows_of(store, "stream", 16, 0)
-    with pytest.raises(DataError, match=r"no held-out token can be predicted: .*no preference pair fits"):
+    with pytest.raises(DataError, match=r"nothing held out can be measured: .*no preference pair fits"):
         HeldOut([store], "auto", 15)
 
 

@@ -158,6 +158,34 @@ def test_what_to_change_fits(corpus: Path) -> None:
     assert small.overrides[:2] == ("train.micro_batch=1", "train.checkpointing=block")
 
 
+def test_shorter_rows_are_more_of_them(corpus: Path) -> None:
+    """The tokens of an update stay, so that what is told of shorter rows is what a run with them takes."""
+    given = [f"data.path={corpus}", *QWEN, "model.context_length=2048", "data.sequence_length=2048"]
+    given += ["train.tokens_per_update=2048", "train.checkpointing=block"]
+    long = planned(*given, tokenizer="char")
+    limit = long.memory_bytes - long.activation_bytes // 2
+    tight = planned(*given, f"plan.memory_limit={limit}", tokenizer="char").advice
+    assert tight is not None
+    assert any(each.startswith("data.sequence_length=") for each in tight.overrides)
+    again = planned(*given, *tight.overrides, tokenizer="char")
+    assert again.activation_bytes < 0.6 * long.activation_bytes
+    assert again.tokens_per_update == long.tokens_per_update
+
+
+def test_what_is_kept_is_counted(corpus: Path, base: Path, tmp_path: Path) -> None:
+    """A checkpoint of each epoch, and the whole model where an adapter that was read, or a packed base, is merged."""
+    pytest.importorskip("bitsandbytes")
+    given = [f"data.path={corpus}", f"model.pretrained={base}", "data.sequence_length=64", "train.tokens_per_update=64"]
+    run = llmx.run(overrides=[*given, "train.steps=1", "generate.samples=0"], adapter=["lora"], out=tmp_path / "r")
+    read = f"adapter.lora.pretrained={run.folder / 'adapter'}"
+    whole = planned(*given, adapter=["lora"]).disk.model
+    assert planned(*given, read, adapter=["lora"]).disk.model == whole
+    packed = planned(*given, "checkpoint.merge=true", adapter=["nf4", "lora"]).disk.model
+    assert packed == pytest.approx(whole, rel=0.01)
+    told = planned(*given, "train.epochs=20", "checkpoint.every_epoch=true", adapter=["lora"]).disk
+    assert told.checkpoints >= 20
+
+
 def test_a_run_over_its_limit_does_not_start(small: list[str], llmx_cli: Cli, tmp_path: Path) -> None:
     """One line, and no folder."""
     done = llmx_cli("run", *small, "plan.memory_limit=64MiB", "tokenizer=char", "--out", tmp_path / "r")
@@ -194,6 +222,16 @@ def test_the_plan_shows_how_numbers_came(corpus: Path) -> None:
     assert told["memory"]["gradients"] == 4 * plan.parameters
     assert told["learning_rates"]["decay"][0] == pytest.approx(5e-5 * (plan.parameters / 7e9) ** -0.25)
     assert told["disk"]["checkpoint"] == pytest.approx(12 * plan.parameters, rel=0.01)
+
+
+def test_an_update_of_more_than_an_epoch_is_told(corpus: Path) -> None:
+    """Rows are read twice then in one step, which few want."""
+    given = [f"data.path={corpus}", *QWEN, "data.sequence_length=64", "train.steps=2"]
+    text = "an update is more than an epoch: lower train.tokens_per_update"
+    assert text not in planned(*given, "train.tokens_per_update=64", tokenizer="char").text(as_json=False)
+    tokens = 64 * 2 ** (corpus.stat().st_size // 64).bit_length()
+    long = planned(*given, f"train.tokens_per_update={tokens}", "train.micro_batch=1", tokenizer="char")
+    assert text in long.text(as_json=False)
 
 
 @LINUX

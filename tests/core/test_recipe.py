@@ -87,6 +87,19 @@ def test_every_fault_is_reported_with_its_place() -> None:
     assert len(text.splitlines()) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("temperature", "temperature.temperature"), ("k", "top-k.k"), ("top_k", "top-k.k")]
+)
+def test_an_option_of_a_sampler_is_told_with_its_section(name: str, meant: str) -> None:
+    """By the option's name and by the sampler's, once where both are the same; what is told is taken."""
+    with pytest.raises(RecipeError) as caught:
+        resolve({name: 2})
+    assert str(caught.value) == f"layer 0: {name}: no such section; nearest: sampler.{meant}"
+    link, option = meant.split(".")
+    (part,) = resolve({"sampler": [link]}, {"sampler": {link: {option: 2}}}).samplers
+    assert getattr(part.options, option) == 2
+
+
 def test_a_name_of_another_kind_is_told() -> None:
     """`--optimizer cosine` says that cosine is a scheduler."""
     with pytest.raises(RecipeError, match="'cosine' is a scheduler"):
@@ -213,6 +226,8 @@ def test_yaml_and_json_recipes_read_as_toml_does(tmp_path: Path) -> None:
         ("train = 3\n", r"r\.toml: train must be a table"),
         ("optimizer = 3\n", r"r\.toml: optimizer must be a name or a table"),
         ("logger = 3\n", r"r\.toml: logger must be a list"),
+        ("adapter = ['nf4']\n[adapter.nf4]\nskip = []\n", r'twice .*: write \[\[adapter\]\] with name = "nf4"'),
+        ("[adapter.nf4]\nskip = []\n", r'not in the list .* in a file as \[\[adapter\]\] with name = "nf4"'),
         ("[[logger]]\nfile = 'x'\n", r"logger: every entry needs a name"),
         ("hooks = 'x.py'\n", r"hooks must be a list"),
     ],

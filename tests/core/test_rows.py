@@ -225,7 +225,7 @@ def test_held_out_labels_are_each_predicted_once(
     corpus = Corpus(make_store, seed, masked)
     wanted = corpus.labels(None if kind == "stream" else length)
     if not wanted:
-        with pytest.raises(DataError, match=r"no held-out token can be predicted: .*; or set data\.held_out to 0"):
+        with pytest.raises(DataError, match=r"nothing held out can be measured: .*; or set data\.held_out=0"):
             HeldOut([corpus.store], kind, length)
         return
     held_out = HeldOut([corpus.store, make_store([]), corpus.store], kind, length)

@@ -15,6 +15,8 @@ from llmx.cli.lazy import LazyGroup
 COMMANDS = {
     "run": "Train a model from a recipe, names and overrides.",
     "generate": "Continue a text with a trained model.",
+    "eval": "Measure a model: loss on texts and chats, or tasks.",
+    "compare": "Ask several models the same questions: speed, agreement, scores, a page to rate on.",
     "export": "Write a model for transformers, vLLM, llama.cpp or PEFT.",
     "data": "Look at, prepare and clean a corpus.",
     "tokenizer": "Learn a tokenizer, or look at one.",
@@ -36,6 +38,13 @@ def command_entries() -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMAND_GROUP)}
 
 
+def known_commands() -> dict[str, str]:
+    """Return what the catalogue says of the commands that plugins add, by name."""
+    from llmx.catalogue import read_catalogue
+
+    return {name: entry.summary for entry in read_catalogue().entries for name in entry.commands}
+
+
 class MainGroup(LazyGroup):
     """Our commands, and those that other distributions add."""
 
@@ -49,7 +58,8 @@ class MainGroup(LazyGroup):
 
     def help_rows(self) -> list[tuple[str, str]]:
         others = sorted(command_entries().items())
-        owners = [(name, f"From {e.dist.name if e.dist else 'a plugin'}.") for name, e in others]
+        known = known_commands()
+        owners = [(name, known.get(name) or f"From {e.dist.name if e.dist else 'a plugin'}.") for name, e in others]
         return super().help_rows() + [(name, text) for name, text in owners if name not in self.table]
 
 

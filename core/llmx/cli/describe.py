@@ -28,6 +28,8 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     title, options, target = kind, sections.get(kind), ""
     if options is None or name is not None:
         kind = "dataset" if kind == "data" else kind
+        if kind == "scheduler.groups":
+            raise RecipeError(f"{kind}: each group has a scheduler of its own: llmx describe scheduler NAME")
         if kind not in KINDS:
             raise RecipeError(f"{kind!r}: is neither a kind ({', '.join(KINDS)}) nor a section ({', '.join(sections)})")
         registry = Registry()

@@ -118,6 +118,9 @@ def _report(run: Run, *, as_json: bool) -> None:
     asked = samples[0][0] if samples else "Once upon a time"
     words, chat = (asked.split()[:6], "") if isinstance(asked, str) else ([str(asked)], " --chat")
     click.echo(f"  llmx generate {folder} {shlex.quote(' '.join(words))}{chat} --stream")
+    if chat:
+        click.echo(f"  llmx chat {folder}")
+        click.echo(f"  llmx serve {folder}")
     longer = f" train.steps={state.step * 2}" if run.stop_reason is None else ""
     click.echo(f"  llmx run {folder} --resume{longer}")
     click.echo(f"  llmx config show {folder} --origin")

@@ -101,7 +101,7 @@ class HeldOut:
                 self._unread.append(store)
         if not self._parts:
             why = "; ".join(dict.fromkeys(reason.removeprefix("data: ") for reason in reasons))
-            raise DataError(f"data: no held-out token can be predicted: {why}; or set data.held_out to 0")
+            raise DataError(f"data: nothing held out can be measured: {why}; or set data.held_out=0")
         self.rows = sum(part.rows_per_epoch for part in self._parts)
 
     def batches(self, rows: int, most_tokens: int | None) -> Iterator[Batch]:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """By their `model_type`, which is what llama.cpp calls them too."""
+NEEDED = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
+)  # fmt: skip
+"""Fields of a config that a file cannot do without."""
 TYPES = ("f32", "bf16", "f16", "q8_0", "q4_0")
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
 """What the file says it is made of: llama.cpp's numbers."""
@@ -110,6 +114,11 @@ def require_known(folder: Path, config: Mapping[str, Any]) -> None:
     if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise CheckpointError(f"{where}: model_type = {model_type!r}: cannot be written as GGUF here (known: {known})")
+    lacking = [key for key in NEEDED if config.get(key) is None]
+    if _rope(config)["rope_type"] in ("linear", "yarn") and not _rope(config).get("factor"):
+        lacking.append("factor, by which its context is stretched")
+    if lacking:
+        raise CheckpointError(f"{where}: lacks {lacking[0]}")
     sliding = any("sliding" in kind for kind in config.get("layer_types") or ())
     odd = {
         "hidden_act": config.get("hidden_act", "silu") != "silu",
@@ -128,7 +137,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the rotary options in one spelling: of transformers 5, or 4's `rope_theta` with `rope_scaling`."""
     found = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     kind = found.get("rope_type") or found.get("type") or "default"
-    return {"rope_theta": config.get("rope_theta", 10000.0), **found, "rope_type": kind}
+    theta = found.get("rope_theta") or config.get("rope_theta") or 10000.0
+    return {**found, "rope_theta": theta, "rope_type": kind}
 
 
 # --- tensors --------------------------------------------------------------------------------------------------------

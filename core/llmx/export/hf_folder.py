@@ -14,6 +14,7 @@ from attrs import frozen
 from llmx.errors import CheckpointError
 from llmx.export.weights import HF_TYPES, to_type
 from llmx.pretrained import CONFIG, INDEX, WEIGHTS, read_json
+from llmx.weights import weight_files
 
 OTHERS = frozenset({".bin", ".pt", ".pth", ".ckpt", ".py", ".pkl", ".gguf", ".onnx", ".h5", ".msgpack"})
 """Endings of files that are left behind: code, pickles, and weights in other forms."""
@@ -46,14 +47,11 @@ def plan_hf(folder: Path, type_: str | None) -> HfPlan:
         CheckpointError: it is no model folder, or lacks a file of weights.
     """
     read_json(folder / CONFIG)
-    names = [WEIGHTS]
-    if (folder / INDEX).exists():
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-    for name in names:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: no {name}; weights are read from safetensors only")
+    names = sorted({path.name for path in weight_files(folder).values()})
     plain = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix not in (".safetensors", *OTHERS)]
     files = {path.name: path.stat().st_size for path in plain}
+    if names == [WEIGHTS]:  # an index beside it is of shards that are not read
+        files.pop(INDEX, None)
     return HfPlan(folder, type_, {**files, **{name: _size(folder / name, type_) for name in names}})
 
 

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
 
-from attrs import frozen
+from attrs import field, frozen
 
 from llmx.data.batches import stream_seed
 from llmx.data.encode import Encoder
-from llmx.errors import RecipeError
-from llmx.generate.decode import Generation, check_length, decode_tokens, prompt_ids, stream_text
-from llmx.generate.prompts import ChatPrompt
+from llmx.errors import PromptTooLongError, RecipeError
+from llmx.generate.chains import Link
+from llmx.generate.engine import Engine
+from llmx.generate.prompts import ChatPrompt, check_length, prompt_ids
+from llmx.generate.request import Answer, Request
 from llmx.protocols import Message, Model, Sampler, Template, Tokenizer
 from llmx.sections import GenerateOptions
+
+BASE = "base"
+"""What an engine calls the model that has no adapter of a name."""
+
+
+@frozen
+class Generation:
+    """What a prompt was continued with.
+
+    Attributes:
+        text: the new text, without the prompt.
+        tokens: how many tokens it has, an end token included.
+        finish_reason: "stop" at an end token, "length" at the token budget or the end of the context.
+    """
+
+    prompt: str
+    text: str
+    tokens: int
+    finish_reason: str
 
 
 @frozen
@@ -25,6 +46,8 @@ class LanguageModel:
         tokenizer: `encode`, `decode`.
         options: defaults of `generate`.
         template: how its chats were written; None for a model that was trained on plain text.
+        adapted: forms of the model with an adapter each, by name; they share its weights.
+        links: names and options of the chain, for who changes one of them.
     """
 
     model: Model
@@ -32,6 +55,8 @@ class LanguageModel:
     chain: Sequence[Sampler]
     options: GenerateOptions
     template: Template | None = None
+    adapted: Mapping[str, Model] = field(factory=dict)
+    links: Sequence[Link] = ()
 
     @overload
     def generate(
@@ -53,7 +78,12 @@ class LanguageModel:
         """
         if not isinstance(prompt, list):
             return self.complete(prompt, max_new_tokens=max_new_tokens, seed=seed).text
-        return [self._complete(each, max_new_tokens, seed, number).text for number, each in enumerate(prompt)]
+        engine = self.new_engine(most_waiting=len(prompt))
+        asked = [
+            self.request(each, max_new_tokens=max_new_tokens, seed=seed, number=number)
+            for number, each in enumerate(prompt)
+        ]
+        return [answer.wait().text for answer in [engine.submit(each) for each in asked]]
 
     def question(self, text: str) -> ChatPrompt:
         """Return a user's message, to be answered by the template that trained the model.
@@ -65,43 +95,93 @@ class LanguageModel:
             raise RecipeError("--chat: the model was trained on plain text and has no template: leave --chat out")
         return ChatPrompt((Message("user", text),))
 
+    def chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> ChatPrompt:
+        """Return a chat, to be answered by the template that trained the model.
+
+        Raises:
+            RecipeError: the model was trained on no chats.
+        """
+        if self.template is None:
+            raise RecipeError(
+                "chat: the model was trained on plain text and has no template: continue texts with llmx generate"
+            )
+        return ChatPrompt(tuple(messages), tuple(tools))
+
     def stream(
         self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None
     ) -> Iterator[str]:
         """Yield the text that continues a prompt as it comes."""
-        return stream_text(self.tokenizer, self._tokens(prompt, max_new_tokens, seed, 0))
+        answer = self._answer(prompt, max_new_tokens, seed)
+        return (token.text for token in answer if token.text)
 
     def complete(
         self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None
     ) -> Generation:
         """Return the continuation of a prompt with its length and why it ended."""
-        return self._complete(prompt, max_new_tokens, seed, 0)
+        answer = self._answer(prompt, max_new_tokens, seed).wait()
+        return Generation(str(prompt), answer.text, len(answer.tokens), str(answer.finish_reason))
 
-    def _complete(
-        self, prompt: str | ChatPrompt, max_new_tokens: int | None, seed: int | None, number: int
-    ) -> Generation:
-        ids = list(self._tokens(prompt, max_new_tokens, seed, number))
-        text = "".join(stream_text(self.tokenizer, iter(ids)))  # the same as a stream shows, broken bytes too
-        ended = bool(ids) and ids[-1] in self._stop_ids(prompt)
-        return Generation(str(prompt), text, len(ids), "stop" if ended else "length")
+    def new_engine(self, **options: Any) -> Engine:
+        """Return an engine over the model and its adapted forms; `options` are those of `Engine`.
 
-    def _tokens(
-        self, prompt: str | ChatPrompt, max_new_tokens: int | None, seed: int | None, number: int
-    ) -> Iterator[int]:
-        return decode_tokens(
-            self.model,
-            self._prompt_ids(prompt),
-            self.chain,
-            max_new_tokens=self.options.max_new_tokens if max_new_tokens is None else max_new_tokens,
-            stop_ids=self._stop_ids(prompt),
-            seed=stream_seed(self.options.seed if seed is None else seed, "generate", number),
+        It keeps keys and values of prompts, so that it must not outlive a change of the weights.
+        """
+        return Engine({BASE: self.model, **self.adapted}, self.tokenizer, **options)
+
+    def request(
+        self,
+        prompt: str | ChatPrompt,
+        *,
+        max_new_tokens: int | None = None,
+        seed: int | None = None,
+        number: int = 0,
+        **others: Any,
+    ) -> Request:
+        """Return what an engine is to be asked, with the defaults of this model.
+
+        Args:
+            number: of the prompt among those of one call: each is drawn with a stream of its own.
+            others: further fields of `Request`: a chain of its own, stop strings, log-probabilities.
+
+        Raises:
+            RecipeError: the prompt is empty or fills the context, or it is a chat and the model was trained on none.
+        """
+        given = self.options
+        return Request(
+            **{
+                "ids": self._prompt_ids(prompt),
+                "chain": self.chain,
+                "max_new_tokens": given.max_new_tokens if max_new_tokens is None else max_new_tokens,
+                "stop_ids": self._stop_ids(prompt),
+                "seed": stream_seed(given.seed if seed is None else seed, "generate", number),
+                **others,
+            }
         )
+
+    def _answer(self, prompt: str | ChatPrompt, max_new_tokens: int | None, seed: int | None) -> Answer:
+        return self.new_engine().submit(self.request(prompt, max_new_tokens=max_new_tokens, seed=seed))
 
     def _prompt_ids(self, prompt: str | ChatPrompt) -> list[int]:
         if isinstance(prompt, str):
             return prompt_ids(prompt, self.model, self.tokenizer)
-        ids = Encoder(self.tokenizer, self.template).prompt(prompt.messages, prompt.tools)
-        return check_length(ids, self.model)
+        if self.template is None:
+            raise RecipeError("chat: the model was trained on plain text and has no template: give a text to continue")
+        encoder = Encoder(self.tokenizer, self.template)
+        ids = encoder.prompt(prompt.messages, prompt.tools)
+        try:
+            return check_length(ids, self.model)
+        except PromptTooLongError as error:
+            shares = self._shares(prompt)
+            if prompt.tools:
+                shares.append(f"its tools take {len(ids) - len(encoder.prompt(prompt.messages))}")
+            raise PromptTooLongError("; ".join([str(error), *shares])) from None
+
+    def _shares(self, prompt: ChatPrompt) -> list[str]:
+        """Return what to say of the tokens that the system's message of a chat takes."""
+        system = [message.content for message in prompt.messages if message.role == "system"]
+        return (
+            [f"its system message takes {sum(len(self.tokenizer.encode(each)) for each in system)}"] if system else []
+        )
 
     def _stop_ids(self, prompt: str | ChatPrompt) -> set[int]:
         """Return the ids that end a continuation: the end of a text, and of an assistant's turn in a chat."""

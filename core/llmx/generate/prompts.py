@@ -1,4 +1,4 @@
-"""What a model is asked to continue or to answer, taken from the held-out documents."""
+"""What a model is asked to continue or to answer: a user's own, or taken from the held-out documents."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from llmx.corpora import build_dataset
 from llmx.data.encode import Encoder
 from llmx.data.split import split_over
 from llmx.data.store import TokenStore
-from llmx.generate.decode import REPLACEMENT
-from llmx.protocols import Message
+from llmx.errors import PromptTooLongError, RecipeError
+from llmx.generate.text import REPLACEMENT
+from llmx.protocols import Message, Model, Tokenizer
 
 if TYPE_CHECKING:
     from llmx.assembly import Run
@@ -34,6 +35,38 @@ class ChatPrompt:
 
     def __str__(self) -> str:
         return self.messages[-1].content
+
+
+def prompt_ids(prompt: str, model: Model, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids a model sees for a prompt, the beginning token included.
+
+    Raises:
+        RecipeError: the prompt is empty for a tokenizer without a beginning token, or fills the context.
+    """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise RecipeError("prompt: is not valid UTF-8: convert it, as with iconv -t UTF-8") from None
+    ids = tokenizer.encode(prompt)
+    if tokenizer.bos_id is not None:
+        ids = [tokenizer.bos_id, *ids]
+    if not ids:
+        raise RecipeError("prompt: is empty, and the tokenizer has no token to begin with: give some text")
+    return check_length(ids, model)
+
+
+def check_length(ids: list[int], model: Model) -> list[int]:
+    """Return the ids of a prompt, having seen that the model has room for more.
+
+    Raises:
+        PromptTooLongError: they fill the context.
+    """
+    if len(ids) >= model.context_length:
+        raise PromptTooLongError(
+            f"prompt: is {len(ids)} tokens long; the model's context of {model.context_length} leaves no room: "
+            "shorten it"
+        )
+    return ids
 
 
 def prompts_of(run: Run) -> Sequence[str | ChatPrompt]:

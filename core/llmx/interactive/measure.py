@@ -124,8 +124,10 @@ def evaluation_of(run: Run, data: Any = None) -> Evaluation:
     if data is not None:  # what is given is read whole
         recipe = attrs.evolve(recipe, eval=attrs.evolve(recipe.eval, tokens=0))
     training = run.module.training
-    measured = evaluate(attrs.evolve(run, held_out=rows, recipe=recipe))
-    run.module.train(training)
+    try:
+        measured = evaluate(attrs.evolve(run, held_out=rows, recipe=recipe))
+    finally:
+        run.module.train(training)
     batches = rows.batches(run.sizes.micro_batch, recipe.eval.tokens or None)
     return Evaluation(
         loss=measured.loss,

@@ -156,6 +156,9 @@ class Trainer:
             DivergedError: loss or gradient were not finite; the last good state is in a checkpoint.
             StoppedError: the program was interrupted; another call goes on.
         """
+        for name, every in (("save_every", save_every), ("eval_every", eval_every), ("log_every", log_every)):
+            if every is not None and every < 1:
+                raise RecipeError(f"train: {name} = {every}: must be 1 or more")
         end = self._end_of(epochs, steps)
         self._plan(end, save_every, eval_every, log_every)
         write_down(self.run, resumed=self._written)

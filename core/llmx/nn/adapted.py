@@ -23,7 +23,9 @@ def adapted_modules(model: nn.Module) -> list[Adapted]:
 def count_weights(model: nn.Module) -> int:
     """Return the weights of a model, those that a quantiser packed by the sizes their linear modules state."""
     held = sum(parameter.numel() for parameter in model.parameters())
-    linears = [each for each in model.modules() if hasattr(each, "in_features")]
+    # a head that was packed beside the embedding it is tied to has no weights of its own
+    tied = getattr(model, "packed_head", None) if getattr(model, "tied_names", ()) else None
+    linears = [each for each in model.modules() if hasattr(each, "in_features") and each is not tied]
     packed = [each for each in linears if not {"weight", "base_layer"} & {*each._parameters, *each._modules}]
     return held + sum(cast(int, each.in_features) * cast(int, each.out_features) for each in packed)
 

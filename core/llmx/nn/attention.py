@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmx.nn.cache import KVCache
+from llmx.nn.cache import KVCache, KVRows
 from llmx.nn.norm import RMSNorm
 from llmx.nn.rotary import rotate
 
@@ -53,27 +53,55 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(heads * head_width, width, bias=False)
         self.q_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
         self.k_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
+        self.qkv_proj: nn.Module | None = None  # llmx.nn.packed puts it in the place of the three
+        self.qk_norm: RMSNorm | None = None
 
     def forward(
         self,
         x_BTD: Tensor,
         tables: tuple[Tensor, Tensor],
         mask_BTS: Tensor | None,
-        cache: KVCache | None,
+        cache: KVCache | KVRows | None,
         block: int,
     ) -> Tensor:
+        q_BNTH, k_BKTH, v_BKTH = (self._heads if self.qkv_proj is None else self._fused_heads)(x_BTD, tables)
+        if cache is None:
+            y_BNTH = attend(q_BNTH, k_BKTH, v_BKTH, mask_BTS)
+        else:
+            y_BNTH = cache.attend(block, q_BNTH, k_BKTH, v_BKTH, mask_BTS)
+        out_BTD: Tensor = self.o_proj(y_BNTH.transpose(1, 2).flatten(-2))
+        return out_BTD
+
+    def _heads(self, x_BTD: Tensor, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         heads = (-1, self.head_width)
         q_BTNH = self.q_proj(x_BTD).unflatten(-1, heads)
         k_BTKH = self.k_proj(x_BTD).unflatten(-1, heads)
         if self.q_norm is not None and self.k_norm is not None:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        q_BNTH, k_BKTH = rotate(q_BTNH.transpose(1, 2), tables), rotate(k_BTKH.transpose(1, 2), tables)
         v_BKTH = self.v_proj(x_BTD).unflatten(-1, heads).transpose(1, 2)
-        if cache is not None:
-            k_BKTH, v_BKTH = cache.extend(block, k_BKTH, v_BKTH)
-        y_BNTH = attend(q_BNTH, k_BKTH, v_BKTH, mask_BTS)
-        out_BTD: Tensor = self.o_proj(y_BNTH.transpose(1, 2).flatten(-2))
-        return out_BTD
+        return rotate(q_BTNH.transpose(1, 2), tables), rotate(k_BTKH.transpose(1, 2), tables), v_BKTH
+
+    def _fused_heads(self, x_BTD: Tensor, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_heads`; queries and keys stand side by side, so that one operation is for both."""
+        assert self.qkv_proj is not None
+        all_BTAH = self.qkv_proj(x_BTD).unflatten(-1, (-1, self.head_width))
+        qk_BTAH, v_BTKH = all_BTAH.tensor_split((self.heads + self.kv_heads,), -2)
+        if self.qk_norm is not None:
+            qk_BTAH = self.qk_norm(qk_BTAH)
+        qk_BATH = rotate(qk_BTAH.transpose(1, 2), tables)
+        q_BNTH, k_BKTH = qk_BATH.tensor_split((self.heads,), 1)
+        return q_BNTH, k_BKTH, v_BTKH.transpose(1, 2)
+
+    def fuse_norms(self) -> None:
+        """Join the norms of queries and keys, after `qkv_proj` took the place of the three projections."""
+        if self.q_norm is None or self.k_norm is None:
+            return
+        parts = [
+            each.weight.expand(heads, -1) for each, heads in ((self.q_norm, self.heads), (self.k_norm, self.kv_heads))
+        ]
+        self.qk_norm = RMSNorm(self.head_width, self.q_norm.eps)
+        self.qk_norm.weight = nn.Parameter(torch.cat(parts), requires_grad=False)
+        self.q_norm = self.k_norm = None
 
 
 def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask_BTS: Tensor | None) -> Tensor:
@@ -82,6 +110,8 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask_BTS: Tensor | No
     Where T is S, a mask may hide what is causal, and never shows a position what comes after it.
     """
     tokens = q_BNTH.shape[2]
+    if tokens == 1 and mask_BTS is None and q_BNTH.dtype == torch.float32 and not torch.is_grad_enabled():
+        return _one_query(q_BNTH, k_BKSH, v_BKSH)
     if q_BNTH.device.type == "cpu" and q_BNTH.requires_grad and 1 < tokens == k_BKSH.shape[2] <= DENSE_TOKENS:
         if torch.compiler.is_compiling():  # the compiler fuses the plain formula, and cannot see into a function
             return _plain(q_BNTH, k_BKSH, v_BKSH, mask_BTS)
@@ -96,6 +126,13 @@ def _fused(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask_BTS: Tensor | No
     causal = mask is None and q_BNTH.shape[2] > 1
     grouped = q_BNTH.shape[1] > k_BKSH.shape[1]
     return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+def _one_query(q_BN1H: Tensor, k_BKSH: Tensor, v_BKSH: Tensor) -> Tensor:
+    """Return attention of one position: the heads of a group stand where queries stand, so that keys are not repeated.
+    In bf16 the CPU's kernel is faster with them repeated."""
+    grouped_BKGH = q_BN1H.view(len(q_BN1H), k_BKSH.shape[1], -1, q_BN1H.shape[-1])
+    return F.scaled_dot_product_attention(grouped_BKGH, k_BKSH, v_BKSH).flatten(1, 2).unsqueeze(2)
 
 
 def _plain(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, mask_BTT: Tensor | None) -> Tensor:

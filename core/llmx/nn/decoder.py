@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from llmx.nn.attention import Attention, attention_mask
-from llmx.nn.cache import KVCache
+from llmx.nn.cache import KVCache, KVRows
 from llmx.nn.mlp import SwiGLU
 from llmx.nn.norm import RMSNorm
-from llmx.nn.rotary import Yarn, rotary_tables
+from llmx.nn.rotary import Yarn, rotary_tables, whole_tables
 from llmx.protocols import Role
 
 
@@ -34,7 +34,7 @@ class Block(nn.Module):
         x_BTD: Tensor,
         tables: tuple[Tensor, Tensor],
         mask_BTS: Tensor | None,
-        cache: KVCache | None,
+        cache: KVCache | KVRows | None,
         block: int,
     ) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), tables, mask_BTS, cache, block)
@@ -99,6 +99,7 @@ class Decoder(nn.Module):
         self.model = Stack(vocab_size, width, blocks, eps)
         self.tied_names = ("lm_head.weight",) if tied else ()
         self.lm_head = None if tied else nn.Linear(width, vocab_size, bias=False)
+        self.packed_head: nn.Module | None = None  # llmx.nn.packed puts it in the place of lm_head
 
     def forward(
         self,
@@ -106,9 +107,16 @@ class Decoder(nn.Module):
         *,
         documents_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | KVRows | None = None,
     ) -> Tensor:
         hidden_BTD = self.hidden(ids_BT, documents_BT=documents_BT, positions_BT=positions_BT, cache=cache)
+        return self.head(hidden_BTD)
+
+    def head(self, hidden_BTD: Tensor) -> Tensor:
+        """Return `logits_BTV` of hidden states."""
+        if self.packed_head is not None:
+            packed_BTV: Tensor = self.packed_head(hidden_BTD)
+            return packed_BTV
         return nn.functional.linear(hidden_BTD, self.head_weight())
 
     def hidden(
@@ -117,7 +125,7 @@ class Decoder(nn.Module):
         *,
         documents_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | KVRows | None = None,
     ) -> Tensor:
         past, tokens = (0 if cache is None else cache.length), ids_BT.shape[1]
         if positions_BT is None:
@@ -126,6 +134,8 @@ class Decoder(nn.Module):
         tables = rotary_tables(positions_BT, head_width, self.theta, yarn=self.yarn, as_published=self.as_published)
         mask_BTS = attention_mask(documents_BT, tokens, past, ids_BT.device)
         x_BTD = self.model.embed_tokens(ids_BT)
+        if not torch.is_grad_enabled():
+            tables = whole_tables(tables, x_BTD.dtype)
         for index, block in enumerate(self.blocks()):
             x_BTD = block(x_BTD, tables, mask_BTS, cache, index)
         if cache is not None:

@@ -17,10 +17,15 @@ class SwiGLU(nn.Module):
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.gate_up_proj: nn.Module | None = None  # llmx.nn.packed puts it in the place of the two
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        down_BTD: Tensor = self.down_proj(gated(self.gate_proj(x_BTD), self.up_proj(x_BTD)))
-        return down_BTD
+        if self.gate_up_proj is None:
+            down_BTD: Tensor = self.down_proj(gated(self.gate_proj(x_BTD), self.up_proj(x_BTD)))
+            return down_BTD
+        gate, up = self.gate_up_proj(x_BTD).chunk(2, -1)
+        fused_BTD: Tensor = self.down_proj(F.silu(gate).mul_(up))
+        return fused_BTD
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:

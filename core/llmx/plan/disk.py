@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 from attrs import frozen
-from torch import nn
 
-from llmx.plan.memory import Memory, merges
+from llmx.plan.memory import Memory, merged_bytes
 from llmx.protocols import Adapter, Model
 from llmx.recipe import Recipe
+from llmx.train.adapt import merges
 from llmx.train.model import is_partial
 
 
@@ -47,16 +46,15 @@ def plan_disk(
     """
     trained = sum(size for kind, size in memory.weights.items() if kind.startswith("trained"))
     whole = sum(memory.weights.values())
-    saved = math.ceil(steps / (recipe.checkpoint.every or max(1, math.ceil(steps / 5))))
-    kept = recipe.checkpoint.keep_last + (recipe.data.held_out > 0) + 1
-    kept += math.floor(epochs) if recipe.checkpoint.every_epoch else 0
+    own = math.floor(epochs) if recipe.checkpoint.every_epoch else 0
+    saved = math.ceil(steps / (recipe.checkpoint.every or max(1, math.ceil(steps / 5)))) + own
+    kept = recipe.checkpoint.keep_last + (recipe.data.held_out > 0) + 1 + own
+    weights = trained if is_partial(recipe) else whole
     exported = whole
-    if adapters:
-        dtype = next(each for each in cast(nn.Module, model).parameters() if not each.requires_grad).dtype
-        dense = sum(p.numel() for p in cast(nn.Module, model).parameters() if not p.requires_grad) * dtype.itemsize
-        exported = trained + (dense if merges(recipe, adapters) else 0)
+    if adapters:  # `adapter/` holds what is trained, besides, where that is not merged
+        exported = trained + (merged_bytes(recipe, model, adapters)[0] if merges(recipe, adapters) else weights)
     return Disk(
-        checkpoint=(trained if is_partial(recipe) else whole) + memory.optimizer,
+        checkpoint=weights + memory.optimizer,
         checkpoints=min(kept, saved + 1),
         model=exported,
         tokens=tokens * (2 if model.vocab_size <= 2**16 else 4),

@@ -41,7 +41,9 @@ def advise(recipe: Recipe, setting: Setting, length: int, limit: int) -> Advice:
         changed = recipe
         for _, change in changes:
             changed = change(changed)
-        return plan_memory(changed, setting, changed.data.sequence_length or length)[0].peak
+        now = changed.data.sequence_length or length
+        rows = setting.rows * length // now  # shorter rows are more of them: the tokens of an update stay
+        return plan_memory(changed, evolve(setting, rows=rows), now)[0].peak
 
     taken: list[Change] = []
     reached = peak([])
@@ -76,8 +78,9 @@ def _changes(recipe: Recipe, setting: Setting, length: int) -> Iterator[Change]:
 
 
 def _fewer(rows: int, of: int) -> list[int]:
-    """Return smaller micro-batches to try: about a half, about a quarter, one row."""
-    divisors = [each for each in range(1, rows) if of % each == 0]
+    """Return smaller micro-batches to try: about a half, about a quarter, one row, where that is all there is too: it
+    holds when rows become shorter."""
+    divisors = [each for each in range(1, max(rows, 2)) if of % each == 0]
     wanted = {max((d for d in divisors if d <= rows / part), default=0) for part in (2, 4, rows)}
     return sorted(wanted - {0}, reverse=True)
 

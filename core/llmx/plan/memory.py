@@ -15,6 +15,7 @@ from llmx.errors import PluginError
 from llmx.plan.update import Update, plan_update, tensors_of
 from llmx.protocols import Adapter, Model
 from llmx.recipe import Recipe
+from llmx.train.adapt import merges
 from llmx.train.device import memory_bytes
 from llmx.train.model import meta_model
 
@@ -105,7 +106,7 @@ def plan_memory(recipe: Recipe, setting: Setting, length: int) -> tuple[Memory, 
         state = optimizer_bytes(recipe.optimizer.build(model))
     gradients, reference = round(update.gradients), round(update.reference)
     held = sum(weights.values()) + state
-    merged = _merged_bytes(recipe, model, adapters)
+    merged = sum(merged_bytes(recipe, model, adapters))
     on_host = setting.device.type == "cpu"
     gaps = round(HEAP_SHARE[recipe.train.checkpointing] * (update.peak - reference))
     heap = gaps + HEAP_BYTES if on_host else 0
@@ -158,23 +159,22 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(v.numel() * v.element_size() for v in states if isinstance(v, torch.Tensor))
 
 
-def merges(recipe: Recipe, adapters: list[Adapter]) -> bool:
-    """Return whether a run ends with `model/` made of a base and its adapters."""
-    wanted = recipe.checkpoint.merge
-    return bool(adapters) and (all(each.identity for each in adapters) if wanted is None else wanted)
+def merged_bytes(recipe: Recipe, model: Model, adapters: list[Adapter]) -> tuple[int, int]:
+    """Return the bytes of the copy without adapters that the end of a run makes, and three times of its largest layer
+    in fp32, which merging one takes besides; 0 and 0 where nothing is merged.
 
-
-def _merged_bytes(recipe: Recipe, model: Model, adapters: list[Adapter]) -> int:
-    """Return the bytes of the copy without adapters that the end of a run makes, and of its largest layer in fp32."""
-    if not merges(recipe, adapters):
-        return 0
+    Args:
+        model: as it is trained, on the meta device.
+    """
+    if not adapters or not merges(recipe, adapters):
+        return 0, 0
     plain = copy.deepcopy(model)
     with torch.device("meta"):
         for part, adapter in reversed(list(zip(recipe.adapters, adapters, strict=True))):
             plain = part.blame(adapter.merge, plain)
     sizes = [each.numel() * each.element_size() for each in tensors_of(cast(nn.Module, plain))]
     blocks = [each for block in plain.blocks() for each in block.parameters()]
-    return sum(sizes) + 3 * 4 * max((each.numel() for each in blocks), default=0)
+    return sum(sizes), 3 * 4 * max((each.numel() for each in blocks), default=0)
 
 
 def process_bytes() -> tuple[int, int]:

@@ -19,6 +19,7 @@ def text_of(plan: Plan) -> str:
         *([("update", plan.tokens_per_update_working)] if plan.tokens_per_update_working else []),
         *(("rate", f"{name}: {rate:.3g} = {working}") for name, (rate, working) in _worked(plan)),
         ("", f"{plan.epochs:.2f} epochs, {plan.flops:.2e} floating-point operations"),
+        *([("", "an update is more than an epoch: lower train.tokens_per_update")] if _is_long(plan) else []),
         ("time", f"about {time_text(plan.seconds)} for the updates: {plan.pace.how}"),
         ("memory", f"about {size_text(plan.memory_bytes)} at most:"),
         *(("", f"{size_text(size):>10}  {what}") for what, size in _parts(plan) if size),
@@ -33,6 +34,10 @@ def text_of(plan: Plan) -> str:
 
 def _worked(plan: Plan) -> list[tuple[str, tuple[float, str]]]:
     return [(name, rate) for name, rate in plan.learning_rates.items() if rate[1]]
+
+
+def _is_long(plan: Plan) -> bool:
+    return plan.epochs > plan.steps
 
 
 def _parts(plan: Plan) -> list[tuple[str, int]]:

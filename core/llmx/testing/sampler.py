@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmx.generate.decode import decode_tokens
+from llmx.generate.engine import Engine
+from llmx.generate.request import Request
 from llmx.protocols import Sampler
 from llmx.testing.frame import Subject
 from llmx.testing.tiny import TinyTokenizer, random_states, registry
@@ -111,7 +112,8 @@ def a_seed_gives_the_same_text(subject: Subject) -> None:
     target = registry().find("model", "llmx:tinyllm").component
     torch.manual_seed(0)
     model = target.load()(target.options(preset="nano"), vocab_size=258).eval()
-    runs = [list(decode_tokens(model, [3, 4, 5], [link], max_new_tokens=24, stop_ids=(), seed=7)) for _ in range(2)]
+    asked = Request([3, 4, 5], [link], max_new_tokens=24, seed=7)
+    runs = [[token.id for token in Engine({"tiny": model}, None).submit(asked)] for _ in range(2)]
     assert len(runs[0]) == 24, f"24 tokens were asked for and {len(runs[0])} came"
     assert runs[0] == runs[1], f"the same seed gave {runs[0][:8]}... and then {runs[1][:8]}..."
 

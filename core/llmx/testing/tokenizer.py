@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from llmx.generate.decode import REPLACEMENT, stream_text
+from llmx.generate.text import REPLACEMENT, stream_text
 from llmx.protocols import Tokenizer
 from llmx.testing.corpus import PROBE, SPECIAL_NAMES, UNICODE, kept, letters, prose
 from llmx.testing.elsewhere import in_another_process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import cast
 
 import torch
@@ -26,6 +26,17 @@ def adapt(recipe: Recipe, model: Model, device: torch.device) -> tuple[Model, li
         model = part.blame(adapter.apply, model, device)
         adapters.append(adapter)
     return model, adapters
+
+
+def quantises(adapters: Iterable[Adapter]) -> bool:
+    """Return whether one of the adapters packs the base, so that merged it is larger, and not the one it was."""
+    return any(getattr(adapter, "quantises", False) for adapter in adapters)
+
+
+def merges(recipe: Recipe, adapters: Collection[Adapter]) -> bool:
+    """Return whether a run ends with `model/`: with adapters merged, unless the base is packed or the recipe says."""
+    wanted = recipe.checkpoint.merge
+    return not quantises(adapters) if wanted is None else wanted or not adapters
 
 
 def merged(model: Model, adapters: Iterable[tuple[Part, Adapter]]) -> Model:

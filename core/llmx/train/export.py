@@ -23,7 +23,7 @@ from llmx.pretrained import Pretrained
 from llmx.recipe import Base, Recipe
 from llmx.registry import Registry
 from llmx.train import checkpoint
-from llmx.train.adapt import merged
+from llmx.train.adapt import merged, merges, quantises
 from llmx.train.cost import tell_cost
 from llmx.train.device import choose_precision
 from llmx.train.model import build_model, finish, is_partial, load_saved, meta_model
@@ -55,7 +55,7 @@ def export(run: Run) -> Path:
         folder = run.folder / "adapter"
         if run.adapters:
             _write_adapter(run, folder)
-        if merges(run):
+        if merges(run.recipe, run.adapters):
             folder = run.folder / "model"
             _write_model(run, folder)
         else:  # of an end before this one: it would be taken for the model
@@ -66,19 +66,9 @@ def export(run: Run) -> Path:
     return folder
 
 
-def merges(run: Run) -> bool:
-    """Return whether a run ends with `model/`."""
-    wanted = run.recipe.checkpoint.merge
-    return not _quantised(run) if wanted is None else wanted or not run.adapters
-
-
-def _quantised(run: Run) -> bool:
-    return any(getattr(adapter, "quantises", False) for adapter in run.adapters)
-
-
 def _write_model(run: Run, folder: Path) -> None:
     model = merged(run.model, zip(run.recipe.adapters, run.adapters, strict=True))
-    if _quantised(run):
+    if quantises(run.adapters):
         tell_cost(run, model)
     save_model(folder, run.recipe, model, run.tokenizer, run.template, _facts(run))
 
@@ -107,7 +97,7 @@ def _write_adapter(run: Run, folder: Path) -> None:
                 adapter.save(temporary, run.model)
                 _name_base(temporary / ADAPTER_CONFIG, run.recipe.base)
                 break
-        if not merges(run):
+        if not merges(run.recipe, run.adapters):
             save_file({name: each.cpu().contiguous() for name, each in run.weights().items()}, temporary / TRAINED)
         (temporary / pretrained.LLMX).write_text(json.dumps(_facts(run), indent=2) + "\n", encoding="utf-8")
         fsync_folder(temporary)

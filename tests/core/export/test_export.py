@@ -82,7 +82,7 @@ def test_a_lacking_shard_is_named(make_folder: MakeFolder, altered: Callable[...
     folder = altered(make_folder("Qwen3", shards="200KB"))
     last = sorted(folder.glob("*.safetensors"))[-1]
     last.unlink()
-    with pytest.raises(CheckpointError, match=rf"no {last.name}"):
+    with pytest.raises(CheckpointError, match=rf"lacks the shard {last.name}"):
         export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -253,6 +253,8 @@ REFUSED_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "gemma3"}, r"config\.json: model_type = 'gemma3': .*known: llama, qwen2, qwen3"),
     ({"hidden_act": "gelu"}, r"config\.json: .*hidden_act = 'gelu'"),
     ({"use_sliding_window": True}, r"use_sliding_window = True"),
+    ({"num_hidden_layers": None}, r"config\.json: lacks num_hidden_layers"),
+    ({"rope_parameters": {"rope_type": "yarn"}}, r"config\.json: lacks factor"),
     ({"rope_parameters": {"rope_type": "longrope"}}, r"rope_type = 'longrope'"),
     ({"quantization_config": {"bits": 4}}, r"quantization_config"),
     ({"num_hidden_layers": 1}, r"model\.layers\.1\..*has no such tensor"),

@@ -243,7 +243,9 @@ def test_twice_is_refused(build: Any) -> None:
         build("lora").apply(model, CPU)
 
 
-@pytest.mark.parametrize(("option", "value"), [("rank", 0), ("alpha", 0.0), ("dropout", 1.0), ("init", "pissa")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("rank", 0), ("alpha", 0.0), ("dropout", 1.0), ("init", "pissa"), ("targets", [])]
+)
 def test_values_out_of_range_are_refused(option: str, value: Any) -> None:
     """The message names the option."""
     from llmx.options import structure

@@ -154,6 +154,9 @@ def damaged(folder: Path) -> None:
 
 FAULTS: dict[str, tuple[Change, str]] = {
     "rank": (config(r=8), r"lora_A\.weight has shape \[4, 64\].*ask for \[8, 64\]"),
+    "no-rank": (config(r=0), r"adapter_config\.json: r = 0: must be at least 1"),
+    "no-alpha": (config(lora_alpha=0), r"lora_alpha = 0\.0: must be more than 0"),
+    "all-dropped": (config(lora_dropout=1.0), r"lora_dropout = 1\.0: must be from 0 to less than 1"),
     "kind": (config(peft_type="IA3"), r"peft_type = 'IA3': only LORA"),
     "init": (config(init_lora_weights="pissa"), r"init_lora_weights = 'pissa': is not supported"),
     "patterns": (config(rank_pattern={"q_proj": 8}), r"rank_pattern = .*: is not supported"),

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server with a chat page: the command `llmx serve`."""

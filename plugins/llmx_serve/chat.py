@@ -1,0 +1,156 @@
+"""`/v1/chat/completions`: from a body to requests, from answers to messages."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve, frozen
+
+from llmx_serve.asking import News
+from llmx_serve.faults import ApiError, wrong
+from llmx_serve.fields import Fields
+from llmx_serve.limits import Limits
+from llmx_serve.logprobs import chat_logprobs, told
+from llmx_serve.messages import read_messages, read_tools
+from llmx_serve.models import Models, Served
+from llmx_serve.sampling import Sampling, read_sampling
+from llmx_serve.schema import read_form
+from llmx_serve.speech import Said, Speech
+from llmx_serve.wire import Job, Writer, streaming
+
+if TYPE_CHECKING:
+    from llmx.generate.request import Answer
+
+
+def read_chat(fields: Fields, models: Models, limits: Limits) -> Job:
+    """Read a body.
+
+    Raises:
+        ApiError: something is wrong with it, or the model cannot chat, or has no tools.
+    """
+    served = models.named(fields.string("model"))
+    model = served.base.model
+    if model.template is None:
+        text = f"model {served.name!r} was trained on plain text and has no chat template: use /v1/completions"
+        raise ApiError(400, text, "model", "no_chat_template")
+    messages, tools = read_messages(fields, limits), read_tools(fields, limits)
+    if tools and not served.takes_tools:
+        raise wrong("tools", f"the template of model {served.name!r} has no tools", "unsupported_value")
+    room = served.context_length * limits.chars_per_token
+    if sum(len(each.content) + len(each.reasoning) for each in messages) > room:
+        raise wrong("messages", f"do not fit the context of {served.context_length} tokens", "context_length_exceeded")
+    sampling = read_sampling(fields, limits, served.context_length, served.vocab_size)
+    form = read_form(fields, limits, model.template.stop)
+    top = fields.integer("top_logprobs", 0, limits.logprobs)
+    if top is not None and not fields.flag("logprobs"):
+        raise wrong("top_logprobs", "needs logprobs to be true", "invalid_value")
+    sampling = evolve(
+        sampling,
+        logprobs=(top or 0) if fields.flag("logprobs") else None,
+        links=(*form, *sampling.links),
+        max_tokens=sampling.max_tokens or limits.chat_tokens(served.context_length),
+    )
+    stream, with_usage = streaming(fields)
+    single = fields.values.get("parallel_tool_calls") is False
+    writer = ChatWriter(served, sampling, tools=bool(tools), single=single)
+    return Job(served, [model.chat(messages, tools)], sampling, writer, stream, with_usage)
+
+
+KINDS = ("content", "reasoning")
+
+
+@frozen
+class _Turn:
+    """What one choice said so far."""
+
+    speech: Speech
+    said: list[Said]
+
+
+class ChatWriter(Writer):
+    """Chunks and completions of a chat.
+
+    Args:
+        single: only the first call of a tool is told.
+    """
+
+    whole, part, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def __init__(self, served: Served, sampling: Sampling, *, tools: bool, single: bool) -> None:
+        super().__init__(served, sampling)
+        self._turns = [_Turn(Speech(thinking=served.opens_thought, tools=tools), []) for _ in range(sampling.number)]
+        self._single = single
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Return the first chunks: who speaks."""
+        first = {"role": "assistant", "content": ""}
+        return [self.chunk(index, {"delta": first}) for index in range(len(self._turns))]
+
+    def deltas(self, news: News, answer: Answer) -> list[dict[str, Any]]:
+        """Return the chunks of news."""
+        turn = self._turns[news.index]
+        called = sum(each.kind == "call" for each in turn.said)
+        said = self._said(news, turn)
+        logprobs = self._logprobs(news.tokens, answer)
+        deltas = []
+        for each in said:
+            deltas.append(_delta(each, called))
+            called += each.kind == "call"
+        if logprobs is not None and not deltas:
+            deltas = [{"content": ""}]
+        chunks = [self.chunk(news.index, {"delta": each}) for each in deltas]
+        if logprobs is not None and chunks:
+            chunks[0]["choices"][0]["logprobs"] = logprobs
+        if news.ended:
+            chunks.append(self.chunk(news.index, {"delta": {}}, self._reason(turn, answer)))
+        return chunks
+
+    def _said(self, news: News, turn: _Turn) -> list[Said]:
+        found = turn.speech.feed("".join(token.text for token in news.tokens))
+        if news.ended:
+            found += turn.speech.finish()
+        called = any(each.kind == "call" for each in turn.said)
+        kept = []
+        for each in found:
+            if each.kind != "call" or not (self._single and called):
+                kept.append(each)
+            called = called or each.kind == "call"
+        turn.said.extend(kept)
+        return kept
+
+    def _logprobs(self, tokens: Sequence[Any], answer: Answer) -> dict[str, Any] | None:
+        if self.sampling.logprobs is None or not tokens:
+            return None
+        return chat_logprobs(told(tokens, answer.request.stop_ids), self.served.base.model.tokenizer)
+
+    def _reason(self, turn: _Turn, answer: Answer) -> str:
+        called = any(each.kind == "call" for each in turn.said)
+        return "tool_calls" if called and answer.finish_reason == "stop" else str(answer.finish_reason)
+
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        """Return an answer as a whole."""
+        turn = self._turns[index]
+        self._said(News(index, answer.tokens, ended=True), turn)
+        content, thought = ("".join(each.text for each in turn.said if each.kind == kind) for kind in KINDS)
+        calls = [_call(each) for each in turn.said if each.kind == "call"]
+        message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None}
+        message["refusal"] = None
+        if thought:
+            message["reasoning_content"] = thought
+        if calls:
+            message["tool_calls"] = calls
+        told_ = self._logprobs(answer.tokens, answer)
+        return {"index": index, "message": message, "logprobs": told_, "finish_reason": self._reason(turn, answer)}
+
+
+def _delta(said: Said, number: int) -> dict[str, Any]:
+    if said.kind == "call":
+        return {"tool_calls": [{"index": number, **_call(said)}]}
+    return {"content" if said.kind == "content" else "reasoning_content": said.text}
+
+
+def _call(said: Said) -> dict[str, Any]:
+    function = {"name": said.name, "arguments": said.text}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}

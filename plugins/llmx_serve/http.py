@@ -1,0 +1,136 @@
+"""Bodies in, JSON and server-sent events out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from llmx_serve.asking import Asked
+from llmx_serve.faults import ApiError
+from llmx_serve.fields import Fields, parse_object
+from llmx_serve.limits import Limits
+from llmx_serve.wire import Job
+
+DONE = b"data: [DONE]\n\n"
+BEAT = b": still here\n\n"
+SMALL_BYTES = 2**16
+"""Bodies below this are parsed on the event loop; one of millions of lists takes a second, and other streams go on."""
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # a proxy must not collect a stream
+
+
+class Gone(Exception):  # noqa: N818  # no fault: the client does not want the answer any more
+    """The client closed its connection."""
+
+
+class Json(Response):
+    """A value as JSON."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+async def read_fields(request: Request, limits: Limits) -> Fields:
+    """Return the object in a request's body.
+
+    Raises:
+        ApiError: it is too long, does not come in time, or is no JSON object.
+    """
+    told = request.headers.get("content-length", "")
+    if told.isdigit() and (len(told) > 18 or int(told) > limits.body_bytes):
+        raise _too_long(limits)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.body_bytes:
+                    raise _too_long(limits)
+    except TimeoutError as error:
+        text = f"the body did not come within {limits.body_s:g} seconds"
+        raise ApiError(408, text, code="request_timeout", headers={"connection": "close"}) from error
+    except ClientDisconnect as error:
+        raise Gone from error
+    if len(body) < SMALL_BYTES:
+        return Fields(parse_object(bytes(body), limits.depth))
+    return Fields(await asyncio.to_thread(parse_object, bytes(body), limits.depth))
+
+
+def _too_long(limits: Limits) -> ApiError:
+    return ApiError(413, f"the body is longer than {limits.body_bytes} bytes", code="body_too_long")
+
+
+async def until_gone(receive: Receive, asked: Asked) -> None:
+    """Cancel the answers when the client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    asked.cancel()
+
+
+async def whole(job: Job, asked: Asked, receive: Receive) -> Response:
+    """Return all answers at once.
+
+    Raises:
+        Gone: the client went away first.
+        ApiError: an answer failed.
+    """
+    watch = asyncio.create_task(until_gone(receive, asked))
+    try:
+        async with asked:
+            async for _ in asked.news():
+                pass
+            # beside the event loop: a log-probability's alternatives are decoded one by one, and may be a million
+            return await asyncio.to_thread(lambda: Json(job.writer.completed(asked.answers)))
+    except ApiError:
+        if watch.done():
+            raise Gone from None
+        raise
+    finally:
+        watch.cancel()
+
+
+class EventStream(Response):
+    """Answers as they come, framed as OpenAI frames them."""
+
+    def __init__(self, job: Job, asked: Asked) -> None:
+        super().__init__(headers=STREAM_HEADERS, media_type="text/event-stream")
+        del self.headers["content-length"]
+        self._job, self._asked = job, asked
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watch = asyncio.create_task(until_gone(receive, self._asked))
+        try:
+            async with self._asked:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                async for text in self._events():
+                    if watch.done():
+                        return
+                    await send({"type": "http.response.body", "body": text, "more_body": True})
+                await send({"type": "http.response.body", "body": DONE})
+        finally:
+            watch.cancel()
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        writer, answers = self._job.writer, self._asked.answers
+        yield b"".join(map(_event, writer.opening()))
+        try:
+            async for news in self._asked.news():
+                chunks = [] if news is None else writer.deltas(news, answers[news.index])
+                if news is None or chunks:
+                    yield b"".join(map(_event, chunks)) or BEAT
+        except ApiError as error:  # the status is sent already
+            yield _event(error.body())
+            return
+        if self._job.with_usage:
+            yield _event(writer.last(answers))
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"

@@ -1,0 +1,48 @@
+"""`/tokenize` and `/detokenize`: what a model reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+
+from llmx_serve.completions import read_prompts
+from llmx_serve.faults import wrong
+from llmx_serve.fields import Fields
+from llmx_serve.limits import Limits
+from llmx_serve.messages import read_messages, read_tools
+from llmx_serve.models import Models
+
+
+def tokenize(fields: Fields, models: Models, limits: Limits) -> dict[str, Any]:
+    """Return the tokens of `prompt` or of `messages`, as a request with the same would give them to the model.
+
+    Raises:
+        ApiError: there is neither, or it does not fit.
+    """
+    served = models.named(fields.string("model"))
+    model = served.base.model
+    if fields.has("messages"):
+        prompt: Any = model.chat(read_messages(fields, limits), read_tools(fields, limits))
+    elif fields.has("prompt"):
+        prompt = fields.required("prompt")
+        read_prompts(fields, served, limits)
+    else:
+        raise wrong("prompt", "is required, or messages", "missing_required_parameter")
+    ids = list(model.request(prompt).ids)
+    return {"tokens": ids, "count": len(ids), "max_model_len": served.context_length}
+
+
+def detokenize(fields: Fields, models: Models, limits: Limits) -> dict[str, Any]:
+    """Return the text of `tokens`.
+
+    Raises:
+        ApiError: they are no tokens of the model.
+    """
+    served = models.named(fields.string("model"))
+    if not fields.has("tokens"):
+        raise wrong("tokens", "is required", "missing_required_parameter")
+    given = evolve(fields, values={"prompt": fields.array("tokens", served.context_length) or [0]})
+    ids = read_prompts(given, served, limits)[0]
+    text = served.base.model.tokenizer.decode(ids) if fields.values["tokens"] and isinstance(ids, list) else ""
+    return {"prompt": text}

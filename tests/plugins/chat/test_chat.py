@@ -1,0 +1,317 @@
+"""`llmx chat`: what the model is given at each turn, commands, files, and a conversation at a real terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llmx
+from llmx import RecipeError
+from llmx.errors import DataError
+from llmx.protocols import Message
+from llmx_chat.conversation import Conversation
+from llmx_chat.files import load_chat, save_chat
+from llmx_chat.reasoning import Splitter
+from llmx_chat.settings import Settings
+from llmx_chat.show import printable
+
+SAID = {"你是谁？": "我是小明，一个助手。", "几点开门？": "九点开门，晚上八点关门。", "谢谢": "不客气！"}
+
+
+@pytest.fixture(scope="module")
+def chat_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that has learnt three answers by heart."""
+    root = tmp_path_factory.mktemp("chat")
+    rows = [json.dumps({"query": query, "response": answer}) for query, answer in SAID.items()]
+    (root / "c.jsonl").write_text("\n".join(rows * 4))
+    sizes = ["model.preset=nano", "model.context_length=128", "data.sequence_length=64", "train.tokens_per_update=256"]
+    few = ["train.steps=60", "train.precision=fp32", "optimizer.lr=2e-2", "generate.samples=0", "data.held_out=0"]
+    data = f"data.path={root / 'c.jsonl'}"
+    llmx.run(overrides=[data, *sizes, *few], tokenizer="char", logger=["jsonl"], out=root / "run")
+    return root / "run"
+
+
+@pytest.fixture
+def talk(chat_run: Path) -> Iterator[Conversation]:
+    """A conversation that always draws the best token."""
+    talk = Conversation(llmx.load(chat_run, sampler=["greedy"]))
+    yield talk
+    talk.close()
+
+
+def said(turn: Any) -> str:
+    text = "".join(text for _, text in turn)
+    turn.keep()
+    return text
+
+
+def prompt_of(turn: Any, talk: Conversation) -> str:
+    return talk.loaded.tokenizer.decode(turn.answer.request.ids)
+
+
+# --- conversations --------------------------------------------------------------------------------------------------
+
+
+def test_it_answers_as_it_was_taught(talk: Conversation) -> None:
+    """The template that trained the model asks it."""
+    assert said(talk.ask("你是谁？")) == SAID["你是谁？"]
+    talk.forget()
+    assert said(talk.ask("谢谢")) == SAID["谢谢"]
+
+
+def test_the_whole_chat_is_given_each_turn(talk: Conversation) -> None:
+    """The prompt of a later turn is what the encoder makes of all before it, the system's message first."""
+    talk.system = "助"
+    said(talk.ask("你是谁？"))
+    turn = talk.ask("谢谢")
+    expected = talk.loaded.chat(
+        [Message("system", "助"), *[Message(*each) for each in zip(("user", "assistant", "user"),
+        ("你是谁？", talk.messages[1].content, "谢谢"), strict=True)]]
+    )  # fmt: skip
+    assert list(turn.answer.request.ids) == list(talk.loaded.request(expected).ids)
+    said(turn)
+
+
+def test_the_oldest_turns_leave_a_full_context(talk: Conversation) -> None:
+    """Whole exchanges go, the system's message never, what was said is kept, and one too long alone is refused."""
+    talk.system = "助"
+    for _ in range(8):
+        said(talk.ask("几点开门？"))
+    assert talk.dropped >= 2
+    assert talk.messages[talk.dropped].role == "user"
+    assert len(talk.messages) == 16
+    assert talk.used_tokens <= 128
+    turn = talk.ask("谢谢")
+    assert prompt_of(turn, talk).count("助") >= 1
+    said(turn)
+    dropped = talk.dropped
+    with pytest.raises(RecipeError, match=r"prompt: is \d+ tokens long; the model's context of 128"):
+        talk.ask("门" * 200)
+    assert (len(talk.messages), talk.dropped) == (18, dropped)
+
+
+def test_a_system_message_that_fills_the_context_is_blamed(talk: Conversation) -> None:
+    """Not the short question after it."""
+    talk.system = "门" * 200
+    with pytest.raises(RecipeError, match=r"^/system: its 200 tokens leave no room in the model's context of 128"):
+        talk.ask("谢谢")
+    assert talk.messages == []
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """In the command's words."""
+    with pytest.raises(RecipeError, match=r"^/load: .*nofile.json: no such file$"):
+        load_chat(tmp_path / "nofile.json")
+
+
+def test_retry_asks_the_last_question_again(chat_run: Path) -> None:
+    """In place of its answer, with another draw; before anything was asked it says so."""
+    talk = Conversation(llmx.load(chat_run, sampler=["temperature"], overrides={"sampler.temperature.temperature": 3}))
+    with pytest.raises(RecipeError, match="/retry: nothing was asked yet"):
+        talk.retry()
+    first = said(talk.ask("你是谁？"))
+    assert said(talk.retry()) != first
+    assert [message.role for message in talk.messages] == ["user", "assistant"]
+    talk.close()
+
+
+def test_a_stopped_answer_stays_and_is_not_trained_on(talk: Conversation, tmp_path: Path) -> None:
+    """What was shown of it is in the chat, marked; a slot is free again."""
+    turn = talk.ask("几点开门？")
+    shown = next(iter(turn))[1]
+    turn.stop()
+    turn.keep()
+    assert talk.messages[-1].content == shown
+    assert talk.messages[-1].loss is False
+    save_chat(tmp_path / "s.jsonl", "", talk.messages)
+    assert load_chat(tmp_path / "s.jsonl")[-1].loss is False
+    assert said(talk.retry()) == SAID["几点开门？"]
+    assert talk.messages[-1].loss is None
+
+
+def test_settings_change_the_chain() -> None:
+    """One option of a link, a link more or less, greedy for temperature 0; what is none is refused unchanged."""
+    settings = Settings([("temperature", {"temperature": 0.7}), ("top-p", {"p": 0.9})])
+    settings.change("temperature=0.3")
+    settings.change("top_k = 20")
+    settings.change("top-p=off")
+    settings.change("seed=7")
+    assert str(settings) == "temperature=0.3, top-k=20, seed=7"
+    for wrong, message in [
+        ("temprature=1", "nearest: temperature"),
+        ("temperature", "must be NAME=VALUE"),
+        ("temperature=hot", "^/set temperature=hot: must be float"),
+        ("top-k=0", "must be >= 1"),
+        ("seed=-1", "must be a whole number from 0"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            settings.change(wrong)
+    assert str(settings) == "temperature=0.3, top-k=20, seed=7"
+    settings.change("temperature=0")
+    assert str(settings) == "greedy, seed=7"
+    settings.change("temperature=1.0")
+    assert str(settings) == "temperature=1.0, seed=7"
+
+
+def test_what_is_saved_can_be_trained_on(talk: Conversation, tmp_path: Path) -> None:
+    """Two chats in one file, one a line, after a line without its end; a run takes them and /load reads the last."""
+    path = tmp_path / "s.jsonl"
+    with pytest.raises(DataError, match="nothing was answered yet"):
+        save_chat(path, "", talk.messages)
+    path.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}')
+    said(talk.ask("谢谢"))
+    assert save_chat(path, "助", talk.messages) == 3
+    assert len(path.read_text().splitlines()) == 2
+    found = load_chat(path)
+    assert [(each.role, each.content) for each in found] == [("system", "助"), ("user", "谢谢"),
+                                                              ("assistant", SAID["谢谢"])]  # fmt: skip
+    talk.replace(found)
+    assert talk.system == "助"
+    assert len(talk.messages) == 2
+    with pytest.raises(DataError, match="give a file of chats"):
+        load_chat(tmp_path / "x.bin")
+    sizes = ["model.preset=nano", "train.steps=1", "train.tokens_per_update=64", "generate.samples=0"]
+    llmx.run(overrides=[f"data.path={path}", "data.held_out=0", *sizes], tokenizer="char", logger=["jsonl"],
+             out=tmp_path / "run")  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_thoughts_are_told_from_answers(size: int) -> None:
+    """However the text is cut, the marks are never shown and nothing is lost; text without them is all answer."""
+
+    def split(text: str, *, thinking: bool = False) -> tuple[str, str]:
+        splitter = Splitter(thinking=thinking)
+        parts = [text[at : at + size] for at in range(0, len(text), size)]
+        shown = [each for part in parts for each in splitter.feed(part)] + list(splitter.feed("", last=True))
+        told = tuple("".join(text for part, text in shown if part == kind) for kind in ("reasoning", "content"))
+        assert told == (splitter.reasoning, splitter.content)
+        return told  # type: ignore[return-value]
+
+    assert split("<think>\nSo <b>.\n</think>\n\nYes < no.\n") == ("So <b>.", "Yes < no.\n")
+    assert split("Hm</think>Yes", thinking=True) == ("Hm", "Yes")
+    assert split(" <thing> is") == ("", " <thing> is")
+    assert split("<think>never ends") == ("never ends", "")
+    assert split("<th") == ("", "<th")
+
+
+def test_a_model_cannot_steer_the_terminal() -> None:
+    """Escapes are shown as pictures; wide characters, tabs and lines pass."""
+    assert printable("a\x1b[2J\x07\x9b\r汉\t字\n🙂") == "a␛[2J␇\ufffd␍汉\t字\n🙂"
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def command(run: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "llmx", "chat", str(run), "--sampler", "greedy", *arguments]
+
+
+def piped(run: Path, text: bytes, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    return subprocess.run(command(run, *arguments), input=text, capture_output=True, env=env, timeout=120, check=False)
+
+
+def test_from_a_pipe_each_line_is_a_message(chat_run: Path, tmp_path: Path) -> None:
+    """Answers alone are printed, one for each message; a backslash goes on in the next line."""
+    done = piped(chat_run, "你是谁？\n\n/clear\n谢谢\n/clear\n几点\\\n开门？".encode(), tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().splitlines()
+    assert lines[:2] == [SAID["你是谁？"], SAID["谢谢"]]
+    assert len(lines) == 3
+    assert done.stderr.decode().splitlines() == ["llmx: the chat is empty"] * 2
+    bad = piped(chat_run, b"\xff\n", tmp_path)
+    assert (bad.returncode, bad.stderr) == (
+        2, b"llmx: stdin:1: is not valid UTF-8: convert it, as with iconv -t UTF-8\n",
+    )  # fmt: skip
+    assert b"/nothing: no such command" in piped(chat_run, b"/nothing\n", tmp_path).stderr
+
+
+def test_a_model_of_plain_text_is_refused(char_run: Path, tmp_path: Path) -> None:
+    """One line that says what to use."""
+    done = piped(char_run, b"Hi\n", tmp_path)
+    assert done.returncode == 2
+    said = "chat: the model was trained on plain text and has no template: continue texts with llmx generate"
+    assert done.stderr.decode() == f"llmx: {said}\n"
+
+
+SLOW = """
+import sys, time, llmx.generate.engine as e
+step = e.Engine.step
+e.Engine.step = lambda self: (time.sleep(0.15), step(self))[1]
+from llmx.cli import main
+main(sys.argv[1:])
+"""
+
+
+class Screen:
+    """A program at a pseudo-terminal."""
+
+    def __init__(self, arguments: list[str], state: Path) -> None:
+        self.main, side = pty.openpty()
+        env = {**os.environ, "XDG_STATE_HOME": str(state), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        self.process = subprocess.Popen(
+            arguments, stdin=side, stdout=side, stderr=side, env=env, start_new_session=True
+        )
+        os.close(side)
+        os.set_blocking(self.main, False)
+        self.seen = ""
+
+    def wait(self, wanted: Callable[[str], bool], seconds: float = 60) -> str:
+        """Read until what came since the last wait is what is wanted."""
+        until, data = time.monotonic() + seconds, b""
+        while time.monotonic() < until:
+            try:
+                data += os.read(self.main, 10_000)
+            except (BlockingIOError, OSError):
+                time.sleep(0.02)
+            text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", data.decode("utf-8", "replace"))
+            if wanted(text):
+                return text
+        raise AssertionError(f"not seen: {text[-2000:]}")
+
+    def type(self, text: str) -> None:
+        os.write(self.main, text.encode())
+
+
+def test_a_conversation_at_a_terminal(chat_run: Path, tmp_path: Path) -> None:
+    """Streaming, Ctrl-C in an answer, /retry, a pasted message of two lines, /save, history, Ctrl-D."""
+    arguments = [sys.executable, "-c", SLOW, *command(chat_run)[3:]]
+    screen = Screen(arguments, tmp_path)
+    try:
+        screen.wait(lambda text: "Ctrl-D leaves" in text and "\n>" in text)
+        screen.type("几点开门？\r")
+        screen.wait(lambda text: "九点" in text)
+        os.killpg(screen.process.pid, signal.SIGINT)  # what the terminal does for Ctrl-C
+        text = screen.wait(lambda text: "stopped after" in text)
+        assert SAID["几点开门？"] not in text
+        screen.type("/retry\r")
+        screen.wait(lambda text: SAID["几点开门？"] in text and "tokens/s" in text)
+        screen.type("/clear\r")
+        screen.wait(lambda text: "the chat is empty" in text)
+        screen.type("\x1b[200~谢\n谢\x1b[201~\r")
+        screen.wait(lambda text: "tokens, " in text)
+        screen.type("/nope\r")
+        screen.wait(lambda text: "/nope: no such command" in text)
+        screen.type(f"/save {tmp_path / 'c.jsonl'}\r")
+        screen.wait(lambda text: "2 messages added" in text)
+        screen.type("\x04")
+        assert screen.process.wait(20) == 0
+    finally:
+        screen.process.kill()
+        screen.process.wait()
+        os.close(screen.main)
+    assert json.loads((tmp_path / "c.jsonl").read_text())["messages"][0] == {"role": "user", "content": "谢\n谢"}
+    history = tmp_path / "llmx" / "chat_history"
+    assert "几点开门" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
