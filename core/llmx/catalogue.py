@@ -11,6 +11,7 @@ from attrs import evolve, field, frozen, validators
 
 from llmx.component import KINDS
 from llmx.options import structure
+from llmx.shipped import shipped_path
 
 VARIABLE = "LLMX_REGISTRY"
 
@@ -100,13 +101,6 @@ class Catalogue:
             for entry in self.entries
             if name == entry.distribution or any(name in names for names in entry.provides.values())
         ]
-
-
-def shipped_path() -> Path:
-    """Return where llmx's own `registry.toml` is: beside this file in a wheel, at the top level in a checkout."""
-    here = Path(__file__).resolve()
-    beside = here.with_name("registry.toml")
-    return beside if beside.exists() else here.parents[2] / "registry.toml"
 
 
 def read_catalogue() -> Catalogue:

@@ -81,15 +81,19 @@ def test_an_answer_ends_with_the_turn(chats: Path, tmp_path: Path, monkeypatch: 
     seen: list[list[int]] = []
     end = run.tokenizer.special_id("<|im_end|>")
     assert end is not None
-    forward = type(run.model).forward
+    hidden, head = type(run.model).hidden, type(run.model).head
 
     def spy(self, ids_BT, **more):  # type: ignore[no-untyped-def]
         seen.append(ids_BT[0].tolist())
-        logits = forward(self, ids_BT, **more)
+        return hidden(self, ids_BT, **more)
+
+    def sure(self, hidden_BTD):  # type: ignore[no-untyped-def]
+        logits = head(self, hidden_BTD)
         logits[..., end] = 1e4  # it is sure to end
         return logits
 
-    monkeypatch.setattr(type(run.model), "forward", spy)
+    monkeypatch.setattr(type(run.model), "hidden", spy)
+    monkeypatch.setattr(type(run.model), "head", sure)
     assert run.generate(prompt) == ""
     assert seen == [Encoder(run.tokenizer, run.template).prompt(prompt.messages)]
 

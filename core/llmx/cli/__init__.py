@@ -38,13 +38,6 @@ def command_entries() -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMAND_GROUP)}
 
 
-def known_commands() -> dict[str, str]:
-    """Return what the catalogue says of the commands that plugins add, by name."""
-    from llmx.catalogue import read_catalogue
-
-    return {name: entry.summary for entry in read_catalogue().entries for name in entry.commands}
-
-
 class MainGroup(LazyGroup):
     """Our commands, and those that other distributions add."""
 
@@ -58,7 +51,9 @@ class MainGroup(LazyGroup):
 
     def help_rows(self) -> list[tuple[str, str]]:
         others = sorted(command_entries().items())
-        known = known_commands()
+        from llmx.shipped import shipped_commands
+
+        known = shipped_commands()
         owners = [(name, known.get(name) or f"From {e.dist.name if e.dist else 'a plugin'}.") for name, e in others]
         return super().help_rows() + [(name, text) for name, text in owners if name not in self.table]
 
