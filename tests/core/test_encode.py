@@ -285,7 +285,7 @@ TURNS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), WOR
 
 @pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])
 @pytest.mark.parametrize("name", ["chatml", "llama", "qwen3", "qwen3-silent"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(turns=TURNS, answer=WORDS)
 def test_any_chat_begins_with_its_prompt(name: str, apart: bool, turns: list[tuple[str, str]], answer: str) -> None:
     """For any turns and content: the same prefix ids, a mark for each id, as many special tokens as markup names."""

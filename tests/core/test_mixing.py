@@ -19,7 +19,7 @@ WEIGHTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6)
 
 
 @given(WEIGHTS, st.integers(0, 5), st.integers(0, 10**12), st.integers(1, 5000))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_shares_are_exact_over_any_window(weights: list[float], seed: int, first: int, window: int) -> None:
     """A window has each source's share to the row for two sources, to three rows for more, wherever it begins."""
     turns = Turns(weights, seed)
@@ -32,7 +32,7 @@ def test_shares_are_exact_over_any_window(weights: list[float], seed: int, first
 
 
 @given(WEIGHTS, st.integers(0, 5), st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_each_position_is_one_sources_turn(weights: list[float], seed: int, first: int) -> None:
     """From one position to the next one source goes one row on."""
     turns = Turns(weights, seed)

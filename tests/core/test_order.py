@@ -123,7 +123,7 @@ def check_many(endless: Any, single: Any, read: Callable[..., list[Batch]], kind
     seen: set[tuple[int, ...]] = set()
 
     @given(st.sampled_from(ALL))
-    @settings(max_examples=520, deadline=None, database=None, phases=[Phase.generate, Phase.shrink])
+    @settings(max_examples=520, database=None, phases=[Phase.generate, Phase.shrink])
     def check(case: dict[str, Any]) -> None:
         seen.add(tuple(case.values()))
         check_order(endless, single, read, kind, case)

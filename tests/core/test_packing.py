@@ -42,7 +42,7 @@ def plain_best_fit(sizes: list[int], length: int) -> list[int]:
 @given(
     st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(1, n), min_size=1, max_size=80)))
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_rows_are_those_of_best_fit_decreasing(case: tuple[int, list[int]]) -> None:
     """Every piece is in one row, no row overflows, and their room is that of the plain algorithm."""
     length, sizes = case

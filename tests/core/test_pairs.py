@@ -175,7 +175,7 @@ def found_pairs(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
     st.sampled_from(["auto", "best-fit", "none"]),
     st.integers(0, 99),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_rows_hold_whole_pairs(
     make_store: MakeStore, sizes: list[tuple[int, int]], length: int, packing: Any, seed: int
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -437,12 +436,12 @@ def test_a_full_disk_is_one_line_and_costs_no_whole_shard(corpus: Path, tmp_path
     nothing = finish(start(corpus, cache, 1, "local", 20_000))["error"]
     assert re.fullmatch(r".*/full/tokens: .+: free space or set LLMX_CACHE .*; then start again", nothing)
     assert [path.name for path in (cache / "tokens").iterdir()] == [".locks"]
+    process = start(corpus, cache, 1)
     while not list(cache.glob("tokens/.part-*/train-00003.arrow")):
-        process = start(corpus, cache, 1)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            assert process.wait(0.6)
-        process.kill()
-        process.communicate()
+        assert process.poll() is None, "it came to its end before it was killed"
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
     some = finish(start(corpus, cache, 1, "local", 20_000))["error"]
     assert some.endswith("the same command then goes on from the last whole shard")
     (part,) = cache.glob("tokens/.part-*")

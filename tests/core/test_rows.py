@@ -114,7 +114,7 @@ def check_facts(facts: dict[str, int], batch: Batch, corpus: Corpus, kind: str, 
 
 
 @given(st.sampled_from(list(KINDS)), st.integers(0, 10**6), st.booleans(), st.integers(2, 30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_an_epoch_has_every_label_once(
     make_store: Callable[..., TokenStore], kind: str, seed: int, masked: bool, length: int
 ) -> None:
@@ -217,7 +217,7 @@ def test_rows_without_a_label_are_left_out_of_a_stream(make_store: Callable[...,
 
 
 @given(st.sampled_from(list(KINDS)), st.integers(0, 10**6), st.booleans(), st.integers(2, 30), st.integers(1, 7))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_held_out_labels_are_each_predicted_once(
     make_store: Callable[..., TokenStore], kind: Any, seed: int, masked: bool, length: int, rows: int
 ) -> None:

@@ -24,7 +24,7 @@ def chats(count: int) -> list[Document]:
 
 
 @given(st.integers(20, 400), st.floats(0.05, 0.5), st.sampled_from([documents, chats]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_every_document_is_in_one_split_and_both_have_some(count: int, held_out: float, make) -> None:  # type: ignore[no-untyped-def]
     """Nothing is lost, doubled, changed or in both, whatever the corpus and the share."""
     dealt = list(Split(held_out)(make(count)))
@@ -180,7 +180,7 @@ def test_what_one_source_holds_out_no_other_trains_on() -> None:
     st.floats(0.02, 0.5),
     st.sampled_from([documents, chats]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sources_deal_alike(numbers: list[list[int]], held_out: float, make) -> None:  # type: ignore[no-untyped-def]
     """Whatever sources share: nothing is on both sides, each has something to train on, and their order is free."""
     known = make(41)

@@ -28,7 +28,7 @@ from llmx.protocols import Sampler
 
 COMPONENTS = {each.name: each for each in llmx_samplers.llmx_samplers()}
 V = 23
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=20)
 
 
 def build(name, **values):

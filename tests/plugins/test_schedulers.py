@@ -22,7 +22,7 @@ from llmx.options import describe, structure
 
 COMPONENTS = {each.name: each for each in llmx_schedulers.llmx_schedulers()}
 DECAYING = ["cosine", "linear", "polynomial", "wsd"]
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=30)
 
 
 def build(name, total_steps, **values):

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +254,9 @@ main(sys.argv[1:])
 """
 
 
+PROMPT = "\n>"
+
+
 class Screen:
     """A program at a pseudo-terminal."""
 
@@ -265,22 +268,25 @@ class Screen:
         )
         os.close(side)
         os.set_blocking(self.main, False)
-        self.seen = ""
+        self._seen = b""
 
-    def wait(self, wanted: Callable[[str], bool], seconds: float = 60) -> str:
-        """Read until what came since the last wait is what is wanted."""
-        until, data = time.monotonic() + seconds, b""
+    def wait(self, *wanted: str, seconds: float = 60) -> str:
+        """Read until all that is wanted came, one after another, since the last keys; return what did."""
+        until, text = time.monotonic() + seconds, ""
+        pattern = re.compile(".*".join(map(re.escape, wanted)), re.DOTALL)
         while time.monotonic() < until:
             try:
-                data += os.read(self.main, 10_000)
+                self._seen += os.read(self.main, 10_000)
             except (BlockingIOError, OSError):
                 time.sleep(0.02)
-            text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", data.decode("utf-8", "replace"))
-            if wanted(text):
+            text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self._seen.decode("utf-8", "replace"))
+            if pattern.search(text):
                 return text
         raise AssertionError(f"not seen: {text[-2000:]}")
 
     def type(self, text: str) -> None:
+        """Send keys. Whoever waits for the prompt first knows that the program, not the terminal, gets them."""
+        self._seen = b""
         os.write(self.main, text.encode())
 
 
@@ -289,22 +295,22 @@ def test_a_conversation_at_a_terminal(chat_run: Path, tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", SLOW, *command(chat_run)[3:]]
     screen = Screen(arguments, tmp_path)
     try:
-        screen.wait(lambda text: "Ctrl-D leaves" in text and "\n>" in text)
+        screen.wait("Ctrl-D leaves", PROMPT)
         screen.type("几点开门？\r")
-        screen.wait(lambda text: "九点" in text)
+        screen.wait("九点")
         os.killpg(screen.process.pid, signal.SIGINT)  # what the terminal does for Ctrl-C
-        text = screen.wait(lambda text: "stopped after" in text)
+        text = screen.wait("stopped after", PROMPT)
         assert SAID["几点开门？"] not in text
         screen.type("/retry\r")
-        screen.wait(lambda text: SAID["几点开门？"] in text and "tokens/s" in text)
+        screen.wait(SAID["几点开门？"], "tokens/s", PROMPT)
         screen.type("/clear\r")
-        screen.wait(lambda text: "the chat is empty" in text)
+        screen.wait("the chat is empty", PROMPT)
         screen.type("\x1b[200~谢\n谢\x1b[201~\r")
-        screen.wait(lambda text: "tokens, " in text)
+        screen.wait("tokens, ", PROMPT)
         screen.type("/nope\r")
-        screen.wait(lambda text: "/nope: no such command" in text)
+        screen.wait("/nope: no such command", PROMPT)
         screen.type(f"/save {tmp_path / 'c.jsonl'}\r")
-        screen.wait(lambda text: "2 messages added" in text)
+        screen.wait("2 messages added", PROMPT)
         screen.type("\x04")
         assert screen.process.wait(20) == 0
     finally:

@@ -248,7 +248,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.dictionaries(KEYS, VALUES | st.just(OPENAI) | st.just("u"), max_size=5), st.sampled_from(
     ["auto", "text", "messages", "sharegpt", "alpaca", "query", "chatml", "preference"]))  # fmt: skip
 def test_whatever_a_record_holds_it_is_a_document_or_an_error(record, form):

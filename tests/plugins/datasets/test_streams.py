@@ -12,7 +12,7 @@ from llmx_datasets.json_lines import parse_line
 from llmx_datasets.streams import lines
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=20).map(lambda b: b.replace(b"\0", b"\n")), st.integers(1, 5), st.integers(1, 8))
 def test_lines_in_a_stream_are_lines(content, size, most):
     """Wherever the pieces end the lines are those of `split`, and the first that is too long stops with its number."""
@@ -40,7 +40,7 @@ def streamed(content, size, most=1000):
     return list(JsonStream(iter(pieces), "f", most).records())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(OBJECTS, max_size=4), st.integers(1, 40), st.sampled_from([None, 1]), st.booleans())
 def test_an_array_in_a_stream_is_an_array(records, size, indent, ascii_only):
     """Wherever the pieces end, the records are those of `json.loads`."""
@@ -56,7 +56,7 @@ def loaded(text):
         return None, error.lineno
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(OBJECTS, min_size=1, max_size=3),
     st.sampled_from([None, 1]),
@@ -77,7 +77,7 @@ def test_broken_json_is_an_error_wherever_the_pieces_end(records, indent, size, 
         assert streamed(broken.encode(), size) == (wanted if isinstance(wanted, list) else [wanted])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(OBJECTS, st.booleans())
 def test_a_line_is_read_as_python_reads_it(record, ascii_only):
     """The fast reader and Python's give one value; long numbers keep their digits where a tool may be given them."""

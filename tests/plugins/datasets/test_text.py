@@ -50,7 +50,7 @@ def test_a_separator_makes_documents(tmp_path, build, write):
     assert names(dataset) == ["a.txt#1", "a.txt#3"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text("ab\n", max_size=30), st.sampled_from(["\n", "\n\n", "ab", "aba"]), st.integers(1, 7))
 def test_splitting_in_a_stream_is_splitting(text, separator, size):
     """Wherever the pieces end, the parts are those of `str.split`."""
@@ -58,7 +58,7 @@ def test_splitting_in_a_stream_is_splitting(text, separator, size):
     assert [each.decode() for each in found] == text.split(separator)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text("a\r\n", max_size=20), st.integers(1, 5))
 def test_line_ends_in_a_stream_are_line_feeds(text, size):
     """Wherever the pieces end, the lines are those of Python's text files."""
@@ -68,7 +68,7 @@ def test_line_ends_in_a_stream_are_line_feeds(text, size):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text("aé敏🚀 \n", max_size=80), st.integers(1, 50), st.integers(16, 40), st.sampled_from([None, "aé", "\n\n"])
 )

@@ -109,7 +109,6 @@ def fuzz(server: Any, count: int) -> Counter[str]:
 
     @settings(
         max_examples=count,
-        deadline=None,
         database=None,
         derandomize=True,
         phases=[Phase.generate, Phase.shrink],

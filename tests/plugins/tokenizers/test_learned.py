@@ -75,7 +75,7 @@ def test_any_text_survives(case, learned, hard, specials):
     """Decoding the ids of a text gives the text, for bpe in NFC: all of Unicode, white space and names of specials."""
     form = "NFC" if case[0] == "bpe" else None
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.text())
     def check(text):
         ids = learned.encode(text)

@@ -84,7 +84,7 @@ def found(library):
 def test_ids_are_those_of_the_library(library, found):
     """Hypothesis: all of Unicode, joined words, runs, contractions, names of tokens, texts not in NFC."""
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=250)
     @given(st.lists(SOME, max_size=4))
     @example(["<think>\u0338x", "e\u0301<think>", "<|im_end|>", quick.BREAK, f"a{quick.BREAK}b"])
     def check(texts):
@@ -254,7 +254,7 @@ def test_ids_are_those_of_sentencepiece(subword):
     """Hypothesis: all of Unicode, characters with and without a piece, spaces, line ends, the sign U+2581."""
     tokenizer, made = subword
 
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=500)
     @given(st.lists(st.one_of(SOME, st.text("aé的狗 \n▁敏皿😀😁", max_size=30)), max_size=4))
     def check(texts):
         assert [each.tolist() for each in made(texts)] == [tokenizer.encode(text) for text in texts]
