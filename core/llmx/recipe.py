@@ -56,7 +56,8 @@ class Part:
         except MissingPackageError as error:
             known = read_catalogue().providing(self.kind, self.offer.component.name)
             wanted = known[0].requires if known else error.package
-            raise PluginError(f"{self.who}: needs the package {error.package!r}: pip install '{wanted}'") from error
+            text = f"{self.who}: needs the package {error.package!r}: pip install '{wanted}'"
+            raise MissingPackageError(text, error.package) from error
         except PluginError as error:
             raise PluginError(f"{self.who}: {error}") from error
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
 from llmx.errors import DataError, PromptTooLongError, RecipeError
 from llmx.protocols import Message
-from llmx_chat.reasoning import Part, Splitter, opens_thought
+from llmx.speech import Said, Speech, opens_thought
 from llmx_chat.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ class Conversation:
         self.used_tokens = 0
         self._engine = loaded.new_engine()
         self._engine.start()
-        self._chain: tuple[str, Any] = ("", ())
         self._turn = 0
 
     def close(self) -> None:
@@ -90,7 +89,7 @@ class Conversation:
 
     def _turn_of(self, request: Request) -> Turn:
         thinking = opens_thought(self.template, self._shown(self.messages))
-        return Turn(self, self._engine.submit(request), Splitter(thinking=thinking))
+        return Turn(self, self._engine.submit(request), Speech(thinking=thinking))
 
     def _shown(self, messages: list[Message]) -> tuple[Message, ...]:
         before = [Message("system", self.system)] if self.system else []
@@ -146,18 +145,9 @@ class Conversation:
             max_new_tokens=most,
             seed=self.settings.numbers.get("seed"),
             number=self._turn,
-            chain=self._samplers(),
+            chain=self.loaded.chain_of(self.settings.links),
             model=self.model,
         )
-
-    def _samplers(self) -> Any:
-        """Return the chain, built again where it was changed."""
-        if not self.settings.links:
-            return ()
-        key = str(self.settings.links)
-        if self._chain[0] != key:
-            self._chain = (key, self.settings.chain(self.loaded.tokenizer))
-        return self._chain[1]
 
 
 def _last_question(said: list[Message]) -> int:
@@ -169,16 +159,23 @@ class Turn:
 
     Attributes:
         answer: what the engine gives.
+        said: what of it was shown, by its kind.
     """
 
-    def __init__(self, conversation: Conversation, answer: Answer, splitter: Splitter) -> None:
+    def __init__(self, conversation: Conversation, answer: Answer, speech: Speech) -> None:
         self.answer = answer
-        self._conversation, self._splitter = conversation, splitter
+        self.said = {"reasoning": "", "content": ""}
+        self._conversation, self._speech = conversation, speech
 
-    def __iter__(self) -> Iterator[tuple[Part, str]]:
+    def __iter__(self) -> Iterator[Said]:
         for token in self.answer:
-            yield from self._splitter.feed(token.text)
-        yield from self._splitter.feed("", last=True)
+            yield from self._noted(self._speech.feed(token.text))
+        yield from self._noted(self._speech.finish())
+
+    def _noted(self, news: list[Said]) -> Iterator[Said]:
+        for each in news:
+            self.said[each.kind] += each.text
+            yield each
 
     def stop(self) -> None:
         """End the answer where it is."""
@@ -191,14 +188,14 @@ class Turn:
 
         An answer that did not end by itself is marked as one not to train on.
         """
-        said = self._splitter
+        content, reasoning = self.said["content"], self.said["reasoning"]
         whole = self.answer.finish_reason == "stop"
         talk = self._conversation
         talk.used_tokens = self.answer.prompt_tokens + len(self.answer.tokens)
-        if not (said.content or said.reasoning):
+        if not (content or reasoning):
             talk.messages.pop()
             return
-        message = Message("assistant", said.content, reasoning=said.reasoning)
+        message = Message("assistant", content, reasoning=reasoning)
         talk.messages.append(message if whole else evolve(message, loss=False))
 
     def figures(self) -> str:

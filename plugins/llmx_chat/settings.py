@@ -9,7 +9,6 @@ from typing import Any
 
 from llmx import RecipeError, Registry
 from llmx.options import structure
-from llmx.protocols import Sampler, Tokenizer
 
 NUMBERS = {"max_new_tokens": 1, "seed": 0}
 """Numbers that are no sampler's, with the least that each may be."""
@@ -69,16 +68,6 @@ class Settings:
             self.links = [(name, values if name == sampler else options) for name, options in self.links]
         else:
             self.links.append((sampler, values))
-
-    def chain(self, tokenizer: Tokenizer) -> tuple[Sampler, ...]:
-        """Return the samplers, built."""
-        found = []
-        for name, values in self.links:
-            component = self._component(name)
-            options, faults = structure(component.options, values, name)
-            assert not faults, faults
-            found.append(component.load()(options, tokenizer))
-        return tuple(found)
 
     def names(self) -> list[str]:
         """Return what can be set."""

@@ -60,14 +60,14 @@ class Show:
 
     def _stream(self, turn: Turn) -> None:
         before = None
-        for part, text in turn:
-            if part == "content" and before == "reasoning":
+        for said in turn:
+            if said.kind == "content" and before == "reasoning":
                 self._write("\n")
-            if part == "content" or self.terminal:  # thoughts are no part of what a program reads
-                self._write(
-                    self._styled(printable(text), DIM if part == "reasoning" else "") if self.terminal else text
-                )
-                before = part
+            if self.terminal:
+                self._write(self._styled(printable(said.text), DIM if said.kind == "reasoning" else ""))
+                before = said.kind
+            elif said.kind == "content":  # thoughts are no part of what a program reads
+                self._write(said.text)
 
     def _styled(self, text: str, style: str) -> str:
         return f"{style}{text}{PLAIN}" if self._colour and style else text

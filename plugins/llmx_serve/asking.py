@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from llmx.generate.request import Answer, Request, Token
     from llmx_serve.models import Served
 
+SEEDS_APART = 0x1E3779B97F4A7C15
+"""Between the seeds of a request's answers: the answers to neighbouring seeds would else be the same."""
+
 BEAT_S = 15.0
 """Seconds of silence after which a stream shows that it lives."""
 
@@ -39,11 +42,11 @@ def requests_of(served: Served, prompts: Sequence[str | ChatPrompt | list[int]],
     Raises:
         ApiError: a prompt is empty or too long, or a sampler refuses what it is given.
     """
-    model, chains = served.base.model, served.base.chains
+    model = served.base.model
     try:
-        chain = chains.of(sampling.links, sampling.law)
+        law = model.chain if sampling.law is None else model.chain_of(sampling.law)
         common: dict[str, Any] = {
-            "chain": chain,
+            "chain": (*model.chain_of(sampling.links), *law),
             "stop": sampling.stop,
             "logprobs": sampling.logprobs,
             "model": served.form,
@@ -55,7 +58,12 @@ def requests_of(served: Served, prompts: Sequence[str | ChatPrompt | list[int]],
             )  # tokenised once for all of its answers
             limit = sampling.max_tokens or first.max_new_tokens
             found += [
-                evolve(first, **common, max_new_tokens=limit, seed=(sampling.seed + len(found) + number) % 2**63)
+                evolve(
+                    first,
+                    **common,
+                    max_new_tokens=limit,
+                    seed=(sampling.seed + SEEDS_APART * (len(found) + number)) % 2**63,
+                )
                 for number in range(sampling.number)
             ]
     except MissingPackageError as error:  # of the samplers that requests bring, only that of a form needs one
@@ -67,6 +75,10 @@ def requests_of(served: Served, prompts: Sequence[str | ChatPrompt | list[int]],
         code = "context_length_exceeded" if isinstance(error, PromptTooLongError) else "invalid_request"
         raise ApiError(400, str(error), code=code) from error
     return found
+
+
+def _seed(sampling: Sampling, number: int) -> int:
+    return (sampling.seed + number * SEEDS_APART) % 2**63
 
 
 def submit(served: Served, requests: Sequence[Request]) -> list[Answer]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
+from llmx.speech import Said, Speech
 from llmx_serve.asking import News
 from llmx_serve.faults import ApiError, wrong
 from llmx_serve.fields import Fields
@@ -17,7 +18,6 @@ from llmx_serve.messages import read_messages, read_tools
 from llmx_serve.models import Models, Served
 from llmx_serve.sampling import Sampling, read_sampling
 from llmx_serve.schema import read_form
-from llmx_serve.speech import Said, Speech
 from llmx_serve.wire import Job, Writer, streaming
 
 if TYPE_CHECKING:

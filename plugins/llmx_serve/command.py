@@ -81,7 +81,6 @@ def load_models(run: Path, given: dict[str, Any]) -> Models:
     import llmx
     from llmx_serve.models import Base, Models, Served
 
-    registry = llmx.Registry()
     adapters = dict(_named(given["adapters"], "--adapter"))
     folders = [(given["name"] or _name_of(run), run), *_named(given["others"], "--model")]
     names = [name for name, _ in folders] + list(adapters)
@@ -95,7 +94,7 @@ def load_models(run: Path, given: dict[str, Any]) -> Models:
         if given["overrides"]:
             more["overrides"] = given["overrides"]
         model = llmx.load(folder, device=given["device"], **more)
-        base = Base.start(model, registry, slots=given["slots"], most_waiting=given["waiting"])
+        base = Base.start(model, slots=given["slots"], most_waiting=given["waiting"])
         served.append(Served(name, base))
         served += [Served(each, base, each) for each in (adapters if number == 0 else ())]
     return Models(served)

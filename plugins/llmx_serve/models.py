@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from llmx import DataError, Registry
+from llmx import DataError
 from llmx.protocols import Message
-from llmx_serve.chains import Chains
+from llmx.speech import opens_thought
 from llmx_serve.faults import ApiError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 ASKED = (Message("user", "Hello."),)
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-THINK = "<think>"
 
 
 @frozen(eq=False)
@@ -30,15 +29,14 @@ class Base:
 
     model: LanguageModel
     engine: Engine
-    chains: Chains
     created_s: int = field(factory=lambda: int(time.time()))
 
     @classmethod
-    def start(cls, model: LanguageModel, registry: Registry, **options: Any) -> Base:
+    def start(cls, model: LanguageModel, **options: Any) -> Base:
         """Give a model an engine that runs in a thread; `options` are the engine's."""
         engine = model.new_engine(**options)
         engine.start()
-        return cls(model, engine, Chains(registry, model.tokenizer, model.chain))
+        return cls(model, engine)
 
 
 class Served:
@@ -62,9 +60,7 @@ class Served:
     def opens_thought(self) -> bool:
         """Whether the template begins an assistant's turn within a thought."""
         template = self.base.model.template
-        if template is None:
-            return False
-        return "".join(each.text for each in template.pieces(ASKED, generate=True)).rstrip().endswith(THINK)
+        return template is not None and opens_thought(template, ASKED)
 
     @cached_property
     def takes_tools(self) -> bool:

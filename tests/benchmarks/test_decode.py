@@ -64,7 +64,6 @@ def time_ours(shape: str, kind: str, streams: int) -> float:
     """Return the tokens a second of all streams together, by the median step of an engine."""
     import torch
 
-    from llmx import Registry
     from llmx.generate.chains import Chains
     from llmx.generate.engine import Engine
     from llmx.generate.request import Request
@@ -77,7 +76,7 @@ def time_ours(shape: str, kind: str, streams: int) -> float:
     engine = Engine({"model": model}, None, slots=streams, prefix_bytes=0)
     draw = torch.Generator().manual_seed(1)
     prompts = torch.randint(4096, (streams, PROMPT), generator=draw).tolist()
-    best = Chains(Registry(), TinyTokenizer()).of([("greedy", {})])
+    best = Chains(TinyTokenizer()).of([("greedy", {})])
     answers = [engine.submit(Request(ids, best, max_new_tokens=NEW + streams)) for ids in prompts]
     while not all(answer.tokens for answer in answers):
         engine.step()

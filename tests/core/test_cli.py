@@ -42,6 +42,14 @@ def test_names_resolve_without_torch(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "['llmx_tinyllm']"
 
 
+def test_a_command_that_there_is_not_is_told_with_the_nearest(llmx_cli: Cli) -> None:
+    """Of ours, of a group's, and of another distribution's."""
+    for given, near in ((["genrate"], "generate"), (["plugins", "instal"], "install"), (["serv"], "serve")):
+        done = llmx_cli(*given)
+        assert done.returncode == 2
+        assert f"No such command '{given[-1]}'; nearest: {near}" in done.stderr
+
+
 def test_plugins_are_listed(llmx_cli: Cli) -> None:
     """Kind, name, distribution, version and status, as a table and as JSON."""
     rows = json.loads(llmx_cli("plugins", "--json").stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,15 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"{self.package}.{cmd_name}").command
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click's, with the nearest names beside one that there is not: click looks for them in a table of its own,
+        which is empty here."""
+        name = args[0]
+        if not (ctx.resilient_parsing or name.startswith("-")) and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=2)
+            ctx.fail(f"No such command {name!r}" + (f"; nearest: {', '.join(near)}" if near else "."))
+        return super().resolve_command(ctx, args)
 
     def help_rows(self) -> list[tuple[str, str]]:
         """Return (name, help) of every command, importing none."""

@@ -13,11 +13,10 @@ from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from torch import Tensor
 
-from llmx.generate.chains import Chains, Link
+from llmx.generate.chains import Link
 from llmx.generate.forward import device_of
 from llmx.generate.prompt_file import in_order, messages_of
 from llmx.generate.request import Request
-from llmx.registry import Registry
 
 if TYPE_CHECKING:
     from llmx.generate.language_model import LanguageModel
@@ -40,7 +39,6 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         super().__init__()
         self.loaded, self.name, self.chat = loaded, name, chat
         self.model = loaded.model if name is None else loaded.adapted[name]
-        self._chains = Chains(Registry(), loaded.tokenizer)
 
     @property
     def tokenizer_name(self) -> str:
@@ -137,7 +135,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         most = min(most, self.max_length - 1)
         return Request(
             ids=self.tok_encode(context)[-(self.max_length - most) :],
-            chain=self._chains.of(_links(given)),
+            chain=self.loaded.chain_of(_links(given)),
             max_new_tokens=most,
             stop_ids=self._stop_ids(),  # type: ignore[arg-type]  # attrs' converter hides what it takes
             stop=tuple(each for each in ([until] if isinstance(until, str) else until) if each),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmx.errors import RecipeError
 from llmx.options import structure
@@ -14,34 +15,46 @@ from llmx.registry import Registry
 
 MOST_KEPT = 256
 
-Link = tuple[str, Mapping[str, Any]]
+Link: TypeAlias = tuple[str, Mapping[str, Any]]
 """Name and options of a sampler."""
 
 
 class Chains:
-    """Builds chains, and gives equal requests one and the same, so that they are drawn together."""
+    """Builds chains, from any thread. Equal links are built once, so that equal chains are drawn together."""
 
-    def __init__(self, registry: Registry, tokenizer: Tokenizer) -> None:
-        self._registry, self._tokenizer = registry, tokenizer
-        self._kept: dict[str, tuple[Sampler, ...]] = {}
+    def __init__(self, tokenizer: Tokenizer, registry: Registry | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._registry = registry
+        self._kept: dict[str, Sampler] = {}
+        self._lock = threading.Lock()
 
     def of(self, links: Sequence[Link]) -> tuple[Sampler, ...]:
         """Return the chain of these links, in order; none gives the model's own probabilities.
 
         Raises:
             RecipeError: there is no such sampler, or it has no such option or value.
+            PluginError: a sampler's package is not installed.
         """
-        key = json.dumps([[name, dict(options)] for name, options in links], sort_keys=True)
-        if key not in self._kept:
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = tuple(self._link(name, options) for name, options in links)
-        return self._kept[key]
+        return tuple(self._link(name, dict(options)) for name, options in links)
 
-    def _link(self, name: str, options: Mapping[str, Any]) -> Sampler:
+    def _link(self, name: str, values: dict[str, Any]) -> Sampler:
+        key = json.dumps([name, values], sort_keys=True)
+        with self._lock:
+            found = self._kept.get(key)
+        if found is None:
+            found = self._built(name, values)
+            with self._lock:
+                while len(self._kept) >= MOST_KEPT:
+                    self._kept.pop(next(iter(self._kept)))
+                found = self._kept.setdefault(key, found)
+        return found
+
+    def _built(self, name: str, values: dict[str, Any]) -> Sampler:
+        if self._registry is None:
+            self._registry = Registry()
         offer = self._registry.find("sampler", name, "sampler")
-        made, faults = structure(offer.component.options, dict(options), f"sampler.{name}")
+        options, faults = structure(offer.component.options, values, offer.component.name)
         if faults:
             raise RecipeError(*(f"{fault.path}: {fault.message}" for fault in faults))
-        sampler: Sampler = Part(offer.qualified, offer, made).build(self._tokenizer)
+        sampler: Sampler = Part(offer.qualified, offer, options).build(self._tokenizer)
         return sampler

@@ -250,10 +250,11 @@ class Engine:
             logits_BV = next_logits(rows)
         if logits_BV is None:
             return
-        chains = {id(row.answer.request.chain): row.answer.request.chain for row in rows}
-        for chain in chains.values():
-            chosen = [index for index, row in enumerate(rows) if row.answer.request.chain is chain]
-            self._draw([rows[index] for index in chosen], logits_BV[chosen])
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for index, row in enumerate(rows):
+            alike.setdefault(tuple(map(id, row.answer.request.chain)), []).append(index)
+        for chosen in alike.values():
+            self._draw([rows[index] for index in chosen], logits_BV[chosen] if len(alike) > 1 else logits_BV)
 
     def _draw(self, rows: Sequence[Running], logits_BV: Tensor) -> None:
         """Draw a token a row. The rows have one chain; the logits may be changed."""

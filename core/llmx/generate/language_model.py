@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from llmx.data.batches import stream_seed
 from llmx.data.encode import Encoder
 from llmx.errors import PromptTooLongError, RecipeError
-from llmx.generate.chains import Link
+from llmx.generate.chains import Chains, Link
 from llmx.generate.engine import Engine
 from llmx.generate.prompts import ChatPrompt, check_length, prompt_ids
 from llmx.generate.request import Answer, Request
@@ -57,6 +57,9 @@ class LanguageModel:
     template: Template | None = None
     adapted: Mapping[str, Model] = field(factory=dict)
     links: Sequence[Link] = ()
+    _chains: Chains = field(
+        default=Factory(lambda self: Chains(self.tokenizer), takes_self=True), init=False, repr=False, eq=False
+    )
 
     @overload
     def generate(
@@ -127,6 +130,15 @@ class LanguageModel:
         It keeps keys and values of prompts, so that it must not outlive a change of the weights.
         """
         return Engine({BASE: self.model, **self.adapted}, self.tokenizer, **options)
+
+    def chain_of(self, links: Sequence[Link]) -> tuple[Sampler, ...]:
+        """Return a sampler chain by names and options; equal links are built once, from any thread.
+
+        Raises:
+            RecipeError: there is no such sampler, or it has no such option or value.
+            PluginError: a sampler's package is not installed.
+        """
+        return self._chains.of(links)
 
     def request(
         self,

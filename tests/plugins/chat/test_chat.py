@@ -22,7 +22,6 @@ from llmx.errors import DataError
 from llmx.protocols import Message
 from llmx_chat.conversation import Conversation
 from llmx_chat.files import load_chat, save_chat
-from llmx_chat.reasoning import Splitter
 from llmx_chat.settings import Settings
 from llmx_chat.show import printable
 
@@ -51,7 +50,7 @@ def talk(chat_run: Path) -> Iterator[Conversation]:
 
 
 def said(turn: Any) -> str:
-    text = "".join(text for _, text in turn)
+    text = "".join(each.text for each in turn)
     turn.keep()
     return text
 
@@ -129,7 +128,7 @@ def test_retry_asks_the_last_question_again(chat_run: Path) -> None:
 def test_a_stopped_answer_stays_and_is_not_trained_on(talk: Conversation, tmp_path: Path) -> None:
     """What was shown of it is in the chat, marked; a slot is free again."""
     turn = talk.ask("几点开门？")
-    shown = next(iter(turn))[1]
+    shown = next(iter(turn)).text
     turn.stop()
     turn.keep()
     assert talk.messages[-1].content == shown
@@ -184,25 +183,6 @@ def test_what_is_saved_can_be_trained_on(talk: Conversation, tmp_path: Path) -> 
     sizes = ["model.preset=nano", "train.steps=1", "train.tokens_per_update=64", "generate.samples=0"]
     llmx.run(overrides=[f"data.path={path}", "data.held_out=0", *sizes], tokenizer="char", logger=["jsonl"],
              out=tmp_path / "run")  # fmt: skip
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_thoughts_are_told_from_answers(size: int) -> None:
-    """However the text is cut, the marks are never shown and nothing is lost; text without them is all answer."""
-
-    def split(text: str, *, thinking: bool = False) -> tuple[str, str]:
-        splitter = Splitter(thinking=thinking)
-        parts = [text[at : at + size] for at in range(0, len(text), size)]
-        shown = [each for part in parts for each in splitter.feed(part)] + list(splitter.feed("", last=True))
-        told = tuple("".join(text for part, text in shown if part == kind) for kind in ("reasoning", "content"))
-        assert told == (splitter.reasoning, splitter.content)
-        return told  # type: ignore[return-value]
-
-    assert split("<think>\nSo <b>.\n</think>\n\nYes < no.\n") == ("So <b>.", "Yes < no.\n")
-    assert split("Hm</think>Yes", thinking=True) == ("Hm", "Yes")
-    assert split(" <thing> is") == ("", " <thing> is")
-    assert split("<think>never ends") == ("never ends", "")
-    assert split("<th") == ("", "<th")
 
 
 def test_a_model_cannot_steer_the_terminal() -> None:

@@ -155,7 +155,7 @@ def test_a_dead_engine_is_told_at_once(chat_run: Path) -> None:
     from llmx_serve.limits import Limits
     from llmx_serve.models import Base, Models, Served
 
-    base = Base.start(llmx.load(chat_run), llmx.Registry())
+    base = Base.start(llmx.load(chat_run))
     app = make_app(Models([Served("chats", base)]), Limits(), Rules(), State())
 
     def die() -> None:

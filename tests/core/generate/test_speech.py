@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from llmx_serve.speech import Said, Speech
+from llmx.speech import Said, Speech
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "北京", "n": [1]}}\n</tool_call>'
 CASES = [
@@ -18,6 +18,8 @@ CASES = [
     ("So.\n</think>\n\nYes.", True, [("reasoning", "So."), ("content", "Yes.")]),
     ("<think>\n\n</think>\n\nYes.", False, [("content", "Yes.")]),
     ("<think>\nno end", False, [("reasoning", "no end")]),
+    ("<think>\nSo <b>.</think>Yes < no.\n", False, [("reasoning", "So <b>."), ("content", "Yes < no.\n")]),
+    (" <thing> is", False, [("content", " <thing> is")]),
     ("<thin", False, [("content", "<thin")]),
     ("a <think> b", False, [("content", "a <think> b")]),
     (f"Look:\n{CALL}", False, [("content", "Look:"), ("call", '{"at":"北京","n":[1]}')]),

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import orjson
 from attrs import frozen
 
+from llmx.protocols import Message, Template
+
 THINK, THOUGHT = "<think>", "</think>"
 CALL, CALLED = "<tool_call>", "</tool_call>"
 
@@ -120,6 +122,12 @@ class Speech:
         sure = before[: len(before) - overlap].rstrip()
         self._held = before[len(sure) :]
         return sure, False
+
+
+def opens_thought(template: Template, messages: tuple[Message, ...]) -> bool:
+    """Return whether the template itself begins the assistant's turn within a thought."""
+    text = "".join(piece.text for piece in template.pieces(messages, generate=True))
+    return text.rstrip().endswith(THINK)
 
 
 def _read_call(text: str) -> Said | None:
