@@ -200,6 +200,7 @@ def load(
     device: str = "cpu",
     weights: Weights | None = None,
     adapters: Mapping[str, str | Path] | None = None,
+    compile: bool = False,  # noqa: A002  # as torch calls it
 ) -> LanguageModel:
     """Load a run folder, its `model/`, or a Hugging Face folder, ready to generate.
 
@@ -211,6 +212,9 @@ def load(
             for generating. None leaves the model as any other.
         adapters: by names of their own, runs with `adapter/` or folders in PEFT's form: more models over the one base,
             whose weights they share.
+        compile: put the step of one sequence through torch.compile, with a C++ compiler and in half a minute, for a
+            small model on a CPU: most of its step is many small operations. Sequences then take turns. The weights are
+            packed, in the type they are stored in where `weights` is None.
 
     Raises:
         CheckpointError: the folder is incomplete or altered, or an adapter is not of this model.
@@ -221,6 +225,7 @@ def load(
     from llmx import pretrained
     from llmx.folder import is_run
     from llmx.generate.adapters import adapted_models, pack_all
+    from llmx.generate.compiled import compile_steps
     from llmx.generate.language_model import LanguageModel
     from llmx.options import unstructure
     from llmx.train.device import choose_device
@@ -241,8 +246,10 @@ def load(
         lies = None
         found = load_checkpoint(folder, recipe, registry, torch.device(device))
     adapted = adapted_models(found, lies, adapters or {}, registry, torch.device(device))
-    if weights is not None:
+    if weights is not None or compile:
         pack_all(found.model, adapted, None if weights == "stored" else weights, torch.device(device))
+    if compile:
+        compile_steps([found.model, *adapted.values()], torch.device(device))
     chain = [part.build(found.tokenizer) for part in recipe.samplers]
     links = [(part.name, unstructure(part.options)) for part in recipe.samplers]
     return LanguageModel(found.model, found.tokenizer, chain, recipe.generate, found.template, adapted, links)

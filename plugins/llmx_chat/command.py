@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", type=click.Choice(["bf16", "int8", "int4"]), help="Pack the weights: smaller, and faster to read."
 )
+@click.option("--compile", "compiled", is_flag=True, help="Compile the step first: faster for a small model.")
 @click.option(
     "--adapter",
     multiple=True,
@@ -43,6 +44,7 @@ def command(
     max_new_tokens: int | None,
     device: str,
     weights: Any,
+    compiled: bool,
     adapter: tuple[str, ...],
 ) -> None:
     """Talk with the model of RUN: a run folder, its model/, or a Hugging Face folder with a chat template.
@@ -64,8 +66,15 @@ def command(
     if wrong:
         raise RecipeError(f"{wrong[0]!r}: is no KEY=VALUE")
     adapters = dict(map(_named, adapter))
-    packed = weights or "stored"
-    loaded = llmx.load(model, sampler=sampler, overrides=overrides, device=device, weights=packed, adapters=adapters)
+    loaded = llmx.load(
+        model,
+        sampler=sampler,
+        overrides=overrides,
+        device=device,
+        weights=weights or "stored",
+        adapters=adapters,
+        compile=compiled,
+    )
     talk = Conversation(loaded, system=system, model=next(iter(adapters), None))
     if seed is not None:
         talk.settings.numbers["seed"] = seed

@@ -29,6 +29,7 @@ NAMED = re.compile(r"([^\s=]{1,200})=(.+)", re.DOTALL)
     "--adapter", "adapters", multiple=True, metavar="NAME=FOLDER", help="An adapter over RUN, as a model of its own."
 )
 @click.option("--weights", type=click.Choice(["bf16", "int8", "int4"]), help="Hold the weights in this form.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the step first: faster for a small model.")
 @click.option("--device", default="cpu", show_default=True, help='Where to compute: "cpu", "cuda".')
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
@@ -90,7 +91,7 @@ def load_models(run: Path, given: dict[str, Any]) -> Models:
     served = []
     for number, (name, folder) in enumerate(folders):
         more: dict[str, Any] = {"adapters": adapters} if adapters and number == 0 else {}
-        more["weights"] = given["weights"] or "stored"
+        more |= {"weights": given["weights"] or "stored", "compile": given["compiled"]}
         if given["overrides"]:
             more["overrides"] = given["overrides"]
         model = llmx.load(folder, device=given["device"], **more)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--logprobs", type=click.IntRange(0, 100), metavar="N", help="With JSON: log-probabilities, and N others."
 )
+@click.option("--compile", "compiled", is_flag=True, help="Compile the step first: faster for a small model.")
 @click.option("--json", "as_json", is_flag=True, help="Print prompt, text, tokens and finish_reason as JSON.")
 @model_options
 def command(
@@ -58,6 +59,7 @@ def command(
     stop: tuple[str, ...],
     count: int,
     logprobs: int | None,
+    compiled: bool,
     as_json: bool,
     device: str,
     weights: str | None,
@@ -79,7 +81,13 @@ def command(
     asked = None if prompts is None else _read(prompts, chat)  # before the model: a bad line is told at once
     weights = weights or (None if prompts is None else "stored")  # packing pays where much is generated
     loaded, name = load_model(
-        model, device=device, weights=weights, adapter=adapter, sampler=sampler, overrides=overrides
+        model,
+        device=device,
+        weights=weights,
+        adapter=adapter,
+        compiled=compiled,
+        sampler=sampler,
+        overrides=overrides,
     )
     fields: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "logprobs": logprobs, "model": name}
     if asked is not None:

@@ -56,6 +56,7 @@ def load_model(
     device: str,
     weights: str | None,
     adapter: str | None,
+    compiled: bool = False,
     sampler: tuple[str, ...] = (),
     overrides: tuple[str, ...] = (),
 ) -> tuple[LanguageModel, str | None]:
@@ -75,6 +76,7 @@ def load_model(
         sampler=sampler,
         overrides=overrides,
         device=device,
+        compile=compiled,
         weights=weights,  # type: ignore[arg-type]  # click has seen that it is one of them
         adapters={} if chosen is None else dict([chosen]),
     )

@@ -40,6 +40,10 @@ def next_logits(rows: Sequence[Running]) -> Tensor:
     model = rows[0].model
     caches: list[Cache] = [row.cache for row in rows if row.cache is not None]
     join = getattr(caches[0], "rows", None)
+    step = getattr(model, "one_token", None)
+    if step is not None:
+        found = [step(row.last, cache)[None] for row, cache in zip(rows, caches, strict=True)]
+        return found[0] if len(found) == 1 else torch.cat(found)
     if join is None or not getattr(model, "rows_alone", False):
         # a cache for sequences of one length, or products whose rows would depend on how many there are
         return torch.cat([_step(model, [row.last], cache) for row, cache in zip(rows, caches, strict=True)])

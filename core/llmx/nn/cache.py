@@ -47,6 +47,23 @@ class KVCache:
             buffer[:, :, self.length : end] = new
         return held[0][:, :, :end], held[1][:, :, :end]
 
+    def room(self) -> list[Tensor]:
+        """Return keys and values of the first block, of the second and so on, `[B, K, S, H]`, once every block holds
+        some. There is room for one token more, and then still some: a compiler would take a full buffer for another
+        case.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        end = self.length + 1
+        if end > self.capacity:
+            raise ValueError(f"cache of {self.capacity} tokens cannot hold {end}")
+        for block, held in enumerate(self._held):
+            assert held is not None
+            if held[0].shape[2] <= end:
+                self._held[block] = self._grown(held, end + 1, held[0])
+        return [each for held in self._held if held is not None for each in held]
+
     def attend(self, block: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, mask_BTS: Tensor | None) -> Tensor:
         """Write the new tokens of one block and return what their queries see, as `llmx.nn.attend`."""
         from llmx.nn.attention import attend  # which imports this module
@@ -79,7 +96,7 @@ class KVCache:
         room = max(LEAST_HELD, end)
         if held is not None:
             room = max(room, 2 * held[0].shape[2])
-        shape = (batch, heads, min(room, self.capacity), width)
+        shape = (batch, heads, min(room, self.capacity + 1), width)
         made = (like.new_empty(shape), like.new_empty(shape))
         if held is not None:
             for old, new in zip(held, made, strict=True):

@@ -5,8 +5,10 @@ Shapes: `M` rows, `K` input features, `N` output features, `G` input features th
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 from typing import cast
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,10 @@ REFITS = 2
 range from least to most leaves, further ones next to nothing."""
 
 
+_numbers = itertools.count()
+_layers: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
+
+
 class PackedLinear(nn.Module):
     """A linear layer for inference that holds no parameter. It is stored by what it was made from, never by itself.
 
@@ -44,9 +50,14 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight_NK.shape
         self.held_bias = bias_N
         self.rows_alone = False
+        self.number = next(_numbers)
+        _layers[self.number] = self
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x times the weight. Neither the size of the first axis nor what else stands there alters a row."""
+        if torch.compiler.is_compiling() and not isinstance(self, PlainLinear):
+            y: Tensor = torch.ops.llmx.packed_product(x, self.number, self.out_features)
+            return y
         if len(x) == 1 or (self.rows_alone and x.numel() == len(x) * self.in_features):
             return self.product(x)
         return torch.cat([self.product(row) for row in torch.split(x, 1)])
@@ -64,6 +75,22 @@ class PackedLinear(nn.Module):
         """Return the bytes of the weight and of its scales."""
         beside = (each for each in vars(self).values() if isinstance(each, Tensor) and each is not self.held)
         return self.region()[1] + sum(each.nbytes for each in beside)
+
+
+def _packed_product(x: Tensor, layer: int, outputs: int) -> Tensor:  # noqa: ARG001  # the shape alone wants it
+    y: Tensor = _layers[layer](x)
+    return y
+
+
+def _shape_of_product(x: Tensor, layer: int, outputs: int) -> Tensor:  # noqa: ARG001
+    return x.new_empty(*x.shape[:-1], outputs)
+
+
+_library = torch.library.Library("llmx", "DEF")  # type: ignore[no-untyped-call]
+"""A product whose weight lies in a layout that torch.compile does not know, as an operation it takes as it is."""
+_library.define("packed_product(Tensor x, int layer, int outputs) -> Tensor")  # type: ignore[no-untyped-call]
+_library.impl("packed_product", _packed_product, "CPU")  # type: ignore[no-untyped-call]
+torch.library.register_fake("llmx::packed_product", _shape_of_product, lib=_library)
 
 
 class PlainLinear(PackedLinear):

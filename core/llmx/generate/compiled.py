@@ -1,0 +1,136 @@
+"""A token of one sequence in one graph of torch.compile: for small models, whose step is many small operations.
+
+Shapes: `K` key-value heads, `S` tokens a buffer holds, `H` head width, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from llmx.errors import RecipeError
+from llmx.nn.attention import attend
+from llmx.nn.cache import LEAST_HELD, KVCache
+from llmx.protocols import Model
+
+
+def _guards_kept(entries: Sequence[Any]) -> list[bool]:
+    """Look at what a graph is called with alone: the model is ours and does not change, and to look at each of its
+    modules takes a tenth of a step."""
+    kept = {"TENSOR_MATCH", "SHAPE_ENV", "CONSTANT_MATCH", "EQUALS_MATCH"}
+    return [each.guard_type in kept and not each.is_global and "_model" not in each.name for each in entries]
+
+
+OPTIONS: dict[str, Any] = {"cpp_wrapper": True, "guard_filter_fn": _guards_kept}
+"""Of Inductor: what calls the kernels is compiled too."""
+
+NEAR = 0.05
+"""Most relative error of the logits, beside those that the same weights give without a compiler: bf16 makes 0.02."""
+
+
+_numbers = itertools.count()
+
+
+class CompiledStep:
+    """The step of one model; rows go through it one by one, so that none depends on how many there are. Prompts are
+    computed by the model as ever.
+
+    Args:
+        model: packed by `llmx.nn.packed`.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._name = f"step {next(_numbers)}"
+        self._graph: Any = torch.compile(self._plain, fullgraph=True, dynamic=True, options=OPTIONS)
+
+    def __call__(self, token: int, cache: KVCache) -> Tensor:
+        """Return `logits_V` in fp32 after one more token, which the cache then holds."""
+        buffers_BKSH = cache.room()
+        past = cache.length
+        logits_V = self._graph(torch.tensor([[token]]), torch.tensor([past]), past + 1, buffers_BKSH, self._name)
+        cache.advance(1)
+        return cast(Tensor, logits_V.float())
+
+    def _plain(self, ids_11: Tensor, past_1: Tensor, end: int, buffers_BKSH: Sequence[Tensor], name: str) -> Tensor:
+        """As `__call__`; the name tells the graphs of several models apart, of which the compiler keeps one list."""
+        assert name == self._name
+        given = _Buffers(past_1, end, buffers_BKSH)
+        hidden_11D = self._model.hidden(ids_11, positions_BT=past_1[None], cache=given)
+        head = getattr(self._model, "head", None)
+        if head is None:
+            return (hidden_11D @ self._model.head_weight().T)[0, -1]
+        return cast(Tensor, head(hidden_11D)[0, -1])
+
+    @torch.inference_mode()
+    def build(self) -> None:
+        """Compile, and compare what comes of it.
+
+        Raises:
+            RecipeError: the model has no cache of ours, there is no C++ compiler, or the graph computes otherwise.
+        """
+        cache = self._model.new_cache(1, LEAST_HELD)
+        if not isinstance(cache, KVCache):
+            raise RecipeError("compile: this model keeps its keys and values in its own way: leave --compile out")
+        self._model.hidden(torch.zeros(1, 6, dtype=torch.long), cache=cache)
+        for buffer_BKSH in cache.room():
+            torch._dynamo.mark_dynamic(buffer_BKSH, 2)
+            for axis in (0, 1, 3):
+                torch._dynamo.mark_static(buffer_BKSH, axis)
+        other = cache.copied(cache.length, LEAST_HELD)
+        wanted_V = self._plain(torch.tensor([[1]]), torch.tensor([6]), 7, other.room(), self._name).float()
+        try:
+            given_V = self(1, cache)
+        except Exception as error:  # of the compiler, or of the model's code, which it may not know how to read
+            cause = getattr(error, "inner_exception", error)
+            first = str(cause).strip().partition("\n")[0]
+            raise RecipeError(
+                f"compile: torch.compile failed: {type(cause).__name__}: {first}: install a C++ compiler where there "
+                "is none, or leave --compile out"
+            ) from error
+        error_of = ((given_V - wanted_V).norm() / wanted_V.norm().clamp_min(1e-30)).item()
+        if not error_of < NEAR:
+            raise RecipeError(
+                f"compile: the step computes wrongly (relative error {error_of:.3g}): leave --compile out"
+            )
+
+
+class _Buffers:
+    """The cache as a graph sees it: tensors and a length, nothing of which it makes a constant."""
+
+    length = 0
+
+    def __init__(self, past_1: Tensor, end: int, buffers_BKSH: Sequence[Tensor]) -> None:
+        self._past_1, self._end, self._buffers_BKSH = past_1, end, buffers_BKSH
+
+    def attend(self, block: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, mask_BTS: Tensor | None) -> Tensor:
+        """As `KVCache.attend`, for one token."""
+        k_BKSH, v_BKSH = self._buffers_BKSH[2 * block : 2 * block + 2]
+        k_BKSH.index_copy_(2, self._past_1, k_BKTH)
+        v_BKSH.index_copy_(2, self._past_1, v_BKTH)
+        return attend(q_BNTH, k_BKSH[:, :, : self._end], v_BKSH[:, :, : self._end], None)
+
+    def advance(self, tokens: int) -> None:
+        """Nothing: who calls the graph counts."""
+
+
+def compile_steps(models: Sequence[Model], device: torch.device) -> None:
+    """Give each packed model a compiled step, which an engine then uses.
+
+    Raises:
+        RecipeError: as `CompiledStep.build`, or the device is none that this is for.
+    """
+    if device.type != "cpu":
+        raise RecipeError(f"compile: is for cpu, not for {device.type}: leave --compile out")
+    for number, model in enumerate(models, 1):
+        which = f" {number} of {len(models)}" if len(models) > 1 else ""
+        sys.stderr.write(f"llmx: compiling the step{which}: about half a minute\n")
+        sys.stderr.flush()
+        step = CompiledStep(model)
+        step.build()
+        model.one_token = step  # type: ignore[attr-defined]  # a mark, as `rows_alone` is
