@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from functools import cache
-from typing import cast
+from typing import ClassVar, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -40,10 +40,12 @@ class PackedLinear(nn.Module):
 
     Attributes:
         held: the weight, in whatever layout.
+        opaque: torch.compile cannot see into the product: the weight lies in a layout it does not know.
         rows_alone: a batch's rows do not depend on each other in one product, as `llmx.nn.packed` proved.
     """
 
     held: Tensor
+    opaque: ClassVar[bool] = True
 
     def __init__(self, weight_NK: Tensor, bias_N: Tensor | None) -> None:
         super().__init__()
@@ -55,7 +57,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x times the weight. Neither the size of the first axis nor what else stands there alters a row."""
-        if torch.compiler.is_compiling() and not isinstance(self, PlainLinear):
+        if self.opaque and torch.compiler.is_compiling():
             y: Tensor = torch.ops.llmx.packed_product(x, self.number, self.out_features)
             return y
         if len(x) == 1 or (self.rows_alone and x.numel() == len(x) * self.in_features):
@@ -95,6 +97,8 @@ torch.library.register_fake("llmx::packed_product", _shape_of_product, lib=_libr
 
 class PlainLinear(PackedLinear):
     """The weight as it is, for torch's own product."""
+
+    opaque = False
 
     def __init__(self, weight_NK: Tensor, bias_N: Tensor | None) -> None:
         super().__init__(weight_NK, bias_N)
@@ -138,6 +142,8 @@ class Int8Linear(PackedLinear):
 
 class Int4Linear(PackedLinear):
     """int4 with a scale and an offset for each group of 32 input features: (q - 8) * scale + offset."""
+
+    opaque = False
 
     def __init__(self, weight_NK: Tensor, bias_N: Tensor | None) -> None:
         super().__init__(weight_NK, bias_N)
