@@ -186,7 +186,7 @@ def report(capsys: pytest.CaptureFixture[str], title: str, rounds: list[dict[str
 def test_one_stream_of_the_06b_shape(
     kind: str, llama_files: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Compiled. bf16: at least 1.8 of transformers and level with llama.cpp; int8 and int4: 0.9 of its q8_0 and q4_0."""
+    """Compiled: bf16 1.8 of transformers and level with llama.cpp; int8 and int4 0.9 of its q8_0 and q4_0."""
     rounds = []
     for _ in range(ROUNDS):
         row = {"ours": ours("0.6b", kind, compiled=True), "not compiled": ours("0.6b", kind), "llama.cpp": speed(str(HERE), "llama", "0.6b", kind, "1", "--model", str(llama_files[kind]))}  # fmt: skip  # noqa: E501
