@@ -32,7 +32,6 @@ OPTIONS: dict[str, Any] = {"cpp_wrapper": True, "guard_filter_fn": _guards_kept}
 NEAR = 0.05
 """Most relative error of the logits, beside those that the same weights give without a compiler: bf16 makes 0.02."""
 
-
 _numbers = itertools.count()
 
 
@@ -123,10 +122,13 @@ def compile_steps(models: Sequence[Model], device: torch.device) -> None:
     """Give each packed model a compiled step, which an engine then uses.
 
     Raises:
-        RecipeError: as `CompiledStep.build`, or the device is none that this is for.
+        RecipeError: as `CompiledStep.build`, the device is none that this is for, or there are too many models.
     """
     if device.type != "cpu":
         raise RecipeError(f"compile: is for cpu, not for {device.type}: leave --compile out")
+    most = torch._dynamo.config.recompile_limit
+    if len(models) > most:
+        raise RecipeError(f"compile: {len(models)} models, of which {most} are the most: leave --compile out")
     for number, model in enumerate(models, 1):
         which = f" {number} of {len(models)}" if len(models) > 1 else ""
         sys.stderr.write(f"llmx: compiling the step{which}: about half a minute\n")
