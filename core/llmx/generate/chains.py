@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from llmx.errors import RecipeError
@@ -22,9 +23,8 @@ Link: TypeAlias = tuple[str, Mapping[str, Any]]
 class Chains:
     """Builds chains, from any thread. Equal links are built once, so that equal chains are drawn together."""
 
-    def __init__(self, tokenizer: Tokenizer, registry: Registry | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._registry = registry
         self._kept: dict[str, Sampler] = {}
         self._lock = threading.Lock()
 
@@ -49,9 +49,12 @@ class Chains:
                 found = self._kept.setdefault(key, found)
         return found
 
+    @cached_property
+    def _registry(self) -> Registry:
+        """Made for the first link: most models are asked with the chain they have."""
+        return Registry()
+
     def _built(self, name: str, values: dict[str, Any]) -> Sampler:
-        if self._registry is None:
-            self._registry = Registry()
         offer = self._registry.find("sampler", name, "sampler")
         options, faults = structure(offer.component.options, values, offer.component.name)
         if faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,14 @@ def test_where_it_cannot_be_one_line_says_why() -> None:
     torch._dynamo.reset()
 
 
-def test_a_run_is_loaded_compiled(small: list[str], tmp_path: Path) -> None:
-    """`llmx.load(compile=True)` generates what the run does by itself."""
+def test_a_run_is_loaded_compiled(small: list[str], tmp_path: Path, llmx_cli: Any) -> None:
+    """`llmx.load(compile=True)` and `llmx generate --compile` generate what the run does by itself."""
     run = llmx.run(overrides=small, tokenizer="char", logger=["jsonl"], out=tmp_path / "run")
     plain = llmx.load(run.folder, sampler=["greedy"], weights="stored").generate("The", max_new_tokens=30)
     compiled = llmx.load(run.folder, sampler=["greedy"], compile=True)
     assert compiled.generate("The", max_new_tokens=30) == plain
+    few = ["--sampler", "greedy", "--max-new-tokens", "30", "--json", "--compile"]
+    done = llmx_cli("generate", run.folder, "The", *few)
+    assert json.loads(done.stdout)["text"] == plain
+    assert done.stderr == "llmx: compiling the step: about half a minute\n"
     torch._dynamo.reset()
