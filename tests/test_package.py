@@ -7,7 +7,11 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,3 +43,21 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
     assert where.startswith(str(site))
     assert known >= found  # an extra is an entry of its own
     assert (found, broken) == (len(plugins), 0)
+
+
+def test_constraints_pin_all_that_the_tests_install() -> None:
+    """Whatever `pip install -e '.[test]'` brings, directly or not, has its version in constraints.txt."""
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.partition("==")[0]) for line in pins if "==" in line}
+    reached, left = set(), [("llmx", "test")]
+    while left:
+        name, extra = left.pop()
+        if (name, extra) in reached:
+            continue
+        reached.add((name, extra))
+        for each in map(Requirement, metadata.distribution(name).requires or []):
+            if each.marker is None or each.marker.evaluate({"extra": extra}):
+                left += [(canonicalize_name(each.name), wanted) for wanted in ("", *each.extras)]
+    names = {name for name, _ in reached} - {"llmx"}
+    assert "torch" in names
+    assert names <= pinned, sorted(names - pinned)
