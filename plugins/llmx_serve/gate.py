@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -103,11 +105,24 @@ def _is_page(scope: Scope) -> bool:
 
 @define
 class State:
-    """Whether the server takes requests."""
+    """Whether the server takes requests, and those it has taken."""
 
     draining: bool = False
-    going: int = 0
-    """Requests that are being answered."""
+    over: bool = False
+    """Whether the time of what was begun has passed."""
+    tasks: set[asyncio.Task[Any] | None] = field(factory=set)
+
+    @property
+    def going(self) -> int:
+        """Requests that are being answered."""
+        return len(self.tasks)
+
+    def cut(self) -> None:
+        """End what is still being answered: a body that does not come, a preparation in a thread, a slow reader."""
+        self.over = True
+        for task in self.tasks:
+            if task is not None:
+                task.cancel()
 
 
 class Gate:
@@ -136,11 +151,17 @@ class Gate:
                     headers["connection"] = "close"
             await send(message)
 
-        self._state.going += 1
+        task = asyncio.current_task()
+        self._state.tasks.add(task)
         try:
             await self._pass(scope, receive, told)
+        except asyncio.CancelledError:
+            if not self._state.over:
+                raise
+            if status == GONE:
+                await answer_of(unavailable("the server ends; this request took too long"))(scope, receive, told)
         finally:
-            self._state.going -= 1
+            self._state.tasks.discard(task)
             self._count(_route(scope), status, time.perf_counter() - began_s)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:

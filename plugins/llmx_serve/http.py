@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmx_serve.asking import Asked
-from llmx_serve.faults import ApiError
+from llmx_serve.faults import ApiError, unavailable
 from llmx_serve.fields import Fields, parse_object
 from llmx_serve.limits import Limits
 from llmx_serve.wire import Job
@@ -133,4 +133,7 @@ class EventStream(Response):
 
 
 def _event(value: Any) -> bytes:
+        except asyncio.CancelledError:  # the server ends, and the engine is in a long step
+            yield _event(unavailable("the answer was cut off: the server ends").body())
+            return
     return b"data: " + orjson.dumps(value) + b"\n\n"

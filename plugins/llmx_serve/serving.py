@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -20,6 +22,11 @@ from llmx_serve.models import Models
 from llmx_serve.protocol import patient
 
 LOOK_S = 0.05
+CUT_S = 1.0
+"""Seconds in which what was cut off must have been told so, and again in which its connections must be closed."""
+LAST_S = 4.0
+"""Seconds after its time at which the process ends in any case: a template or a step of a large model cannot be
+interrupted, and the interpreter would wait for their threads."""
 
 
 @frozen
@@ -93,12 +100,12 @@ async def _serve(
         access_log=False,
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=round(CUT_S),
     )
     server, stop = Server(config), asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, _told_to_end, stop, server)
+        loop.add_signal_handler(each, _told_to_end, stop, server, place.drain_s)
     name, port = bound.getsockname()[:2]
     running = asyncio.create_task(server.serve(sockets=[bound]))
     while not (server.started or running.done()):
@@ -111,9 +118,13 @@ async def _serve(
     await running
 
 
-def _told_to_end(stop: asyncio.Event, server: uvicorn.Server) -> None:
-    server.force_exit = server.should_exit = stop.is_set()  # the second time: at once
+def _told_to_end(stop: asyncio.Event, server: uvicorn.Server, drain_s: float) -> None:
+    again = stop.is_set()
+    server.force_exit = server.should_exit = again  # the second time: at once
     stop.set()
+    last = threading.Timer(LAST_S if again else drain_s + LAST_S, os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 async def _drain(state: State, models: Models, drain_s: float, server: uvicorn.Server) -> None:
@@ -121,9 +132,16 @@ async def _drain(state: State, models: Models, drain_s: float, server: uvicorn.S
     state.draining = True
     if state.going:
         sys.stderr.write(f"llmx serve: ending; {state.going} requests have {drain_s:g} s\n")
-    until = asyncio.get_running_loop().time() + drain_s
+    await _until_done(state, server, drain_s)
+    closing = asyncio.create_task(asyncio.to_thread(models.close))
+    await _until_done(state, server, CUT_S)  # streams end by an error that says why
+    state.cut()
+    await _until_done(state, server, CUT_S)
+    await asyncio.wait([closing], timeout=CUT_S)
+
+
+async def _until_done(state: State, server: uvicorn.Server, seconds: float) -> None:
+    """Wait until nothing is being answered, or its time is over, or the server is to end at once."""
+    until = asyncio.get_running_loop().time() + seconds
     while state.going and asyncio.get_running_loop().time() < until and not server.force_exit:
-        await asyncio.sleep(LOOK_S)
-    await asyncio.to_thread(models.close)
-    while state.going and not server.force_exit and asyncio.get_running_loop().time() < until + 2:
         await asyncio.sleep(LOOK_S)

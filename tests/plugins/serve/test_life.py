@@ -136,6 +136,68 @@ def test_what_takes_too_long_is_cut_off(chat_run: Path, serve: Any) -> None:
         assert server.process.wait(20) == 0
 
 
+SLOW = """
+import time
+import llmx_serve.app, llmx_serve.chat
+from llmx.generate.engine import Engine
+
+def slow_read(*given):
+    time.sleep(60)
+    return llmx_serve.chat.read_chat(*given)
+
+def slow_step(engine):
+    if engine.stats().generated_tokens > 3:
+        time.sleep(60)
+    step(engine)
+
+if "SLOW_READ" in __import__("os").environ:
+    llmx_serve.app.read_chat = slow_read
+step, Engine.step = Engine.step, slow_step
+"""
+"""Run first by a server's interpreter: templates, or a step of the model, then take a minute."""
+
+
+def test_what_cannot_be_interrupted_is_cut_off(chat_run: Path, serve: Any, tmp_path: Path) -> None:
+    """Preparations, half sent bodies: 503 in OpenAI's form once the time is over; the process ends with it."""
+    import concurrent.futures
+
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    with serve(chat_run, "--drain-s", 0.5, PYTHONPATH=str(tmp_path), SLOW_READ="1") as server:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool, raw(server) as half, server.client() as client:
+            half.sendall(head("/tokenize", 100) + b"{")
+            asked = [pool.submit(client.post, CHAT, json={"messages": SAID}) for _ in range(4)]
+            while server.figure("llmx_going_requests") < 6:
+                time.sleep(0.02)
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            for response in [each.result(20) for each in asked]:
+                assert response.status_code == 503
+                assert response.json()["error"]["code"] == "unavailable"
+                assert response.headers["retry-after"]
+            assert half.recv(10_000).startswith(b"HTTP/1.1 503")
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 0.5 + 4 + 4
+        assert "Traceback" not in server.log.read_text()
+        assert "ERROR" not in server.log.read_text()
+
+
+def test_a_step_that_takes_too_long_is_cut_off(chat_run: Path, serve: Any, tmp_path: Path) -> None:
+    """A stream ends by its error, and a reader that has gone to sleep is not waited for."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    with serve(chat_run, "--drain-s", 0.5, PYTHONPATH=str(tmp_path)) as server:
+        body = {"messages": SAID, "stream": True}
+        with server.client() as client, client.stream("POST", CHAT, json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert any("the server ends" in line for line in rest[-2:])
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 0.5 + 4 + 4
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_an_address_that_is_taken(plain_run: Path, server: Any, llmx_cli: Any) -> None:
     """One line, exit code 2."""
     done = llmx_cli("serve", plain_run, "--port", server.url.rpartition(":")[2])
