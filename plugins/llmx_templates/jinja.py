@@ -25,6 +25,10 @@ TAG = re.compile(r"</?\w+>")
 FIRST = "<["
 """What special tokens begin with."""
 PROBE = (Message("user", "Who?"), Message("assistant", "Me."))
+MOST_ASKED = 64
+"""Turns of an assistant in a prompt that are found, the first ones: each takes two renderings of all before it. They
+are where tokens are cut; a later turn is still spelled as in training unless its first characters and the markup that
+opens it have a token in common."""
 
 
 @frozen
@@ -96,19 +100,19 @@ class JinjaTemplate:
         text = rendering.whole(generate)
         if disguise.characters and self._renderer(chat, schemas, generate) != disguise.take_off(text):
             raise DataError(f"template {self._renderer.path}: changes {' and '.join(disguise.characters)} in a message")
-        wanted = [message.role == "assistant" or bool(message.loss) for message in messages]
+        wanted = [turn for turn, each in enumerate(messages) if each.role == "assistant" or each.loss]
         pieces: list[Piece] = []
         at = 0
-        for span in self._spans(rendering, text, wanted):
+        for span in self._spans(rendering, text, wanted[:MOST_ASKED] if generate else wanted):
             pieces += _cut(disguise, text[at : span.start], None)
             pieces += _cut(disguise, text[span.start : span.end], span.turn)
             at = span.end
         return [*pieces, *_cut(disguise, text[at:], None)]
 
-    def _spans(self, rendering: Rendering, text: str, wanted: Sequence[bool]) -> Iterator[Span]:
+    def _spans(self, rendering: Rendering, text: str, turns: Sequence[int]) -> Iterator[Span]:
         at = 0
-        for turn, each in enumerate(wanted):
-            found = self._span(rendering, text, turn) if each else None
+        for turn in turns:
+            found = self._span(rendering, text, turn)
             if found is not None and found.start >= at:
                 yield found
                 at = found.end

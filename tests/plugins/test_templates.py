@@ -15,7 +15,7 @@ from llmx.protocols import Message, Piece, Template
 from llmx.testing.chats import CHATS, Chat, ChatTokenizer, plain
 from llmx_templates import JinjaOptions, Qwen3Options
 from llmx_templates.chatml import ChatmlTemplate
-from llmx_templates.jinja import JinjaTemplate
+from llmx_templates.jinja import MOST_ASKED, JinjaTemplate
 from llmx_templates.llama import LlamaTemplate
 from llmx_templates.qwen3 import Qwen3Template
 
@@ -227,6 +227,22 @@ def test_other_jinja_templates_are_taken_apart(tmp_path: Path) -> None:
     assert [said(pieces, turn) for turn in (1, 3, 5)] == [" 2</s>", " Yes.</s>", " !</s>"]
     with pytest.raises(DataError, match=r"Roles must alternate"):
         template.pieces(*CHATS["a system message"])
+
+
+def test_a_prompt_is_cut_where_training_cut_it(tmp_path: Path) -> None:
+    """Where earlier answers begin, up to a number of them: their places take a rendering each of all before."""
+    template = jinja(CHATML, tmp_path)
+    turns = [Message(("user", "assistant")[number % 2], "\n\nb") for number in range(2 * MOST_ASKED + 601)]
+    short = turns[: 2 * MOST_ASKED + 1]
+    places = [piece.turn for piece in template.pieces(short, generate=True) if piece.trained]
+    assert list(dict.fromkeys(places)) == [number for number, each in enumerate(short) if each.role == "assistant"]
+    asked: list[int] = []
+    render = template._renderer
+    template._renderer = lambda chat, tools, generate: asked.append(len(chat)) or render(chat, tools, generate)  # type: ignore[assignment, func-returns-value]
+    text = text_of(template.pieces(turns, generate=True))
+    assert text == by_transformers(CHATML, (tuple(turns), ()), generate=True)
+    assert len(asked) <= 2 * MOST_ASKED + 2
+    assert sum(asked) <= 2 * MOST_ASKED**2 * 2 + 2 * len(turns)
 
 
 def test_turns_of_others_are_found_where_they_are_asked_for(tmp_path: Path) -> None:
