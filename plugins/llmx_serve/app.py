@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive
 
 from llmx import LlmxError, RecipeError
 from llmx_serve.asking import Asked, requests_of, submit
@@ -23,7 +23,7 @@ from llmx_serve.completions import read_completion
 from llmx_serve.faults import ApiError, busy
 from llmx_serve.fields import Fields
 from llmx_serve.gate import Gate, Rules, State, answer_of
-from llmx_serve.http import EventStream, Json, read_fields, whole
+from llmx_serve.http import EventStream, Gone, Json, gone, read_fields, whole
 from llmx_serve.limits import Limits
 from llmx_serve.metrics import Metrics
 from llmx_serve.models import Models
@@ -45,18 +45,26 @@ class Service:
         self._slow_pool = ThreadPoolExecutor(1, "llmx-schema")  # grammars may take seconds: others pass by
         self._preparing = 0
 
-    async def prepare(self, work: Callable[[], Result], *, slow: bool = False) -> Result:
+    async def prepare(self, receive: Receive, work: Callable[[], Result], *, slow: bool = False) -> Result:
         """Do what takes time, tokenising and templates, beside the event loop.
 
         Raises:
             ApiError: too much waits for it already.
+            Gone: the client went away before it was begun, so that it never is.
         """
         if self._preparing >= self.limits.preparing:
             raise busy(f"{self._preparing} requests are being prepared already: ask again later", 1)
         self._preparing += 1
+        queued = (self._slow_pool if slow else self._pool).submit(work)
+        done, watch = asyncio.wrap_future(queued), asyncio.create_task(gone(receive))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._slow_pool if slow else self._pool, work)
+            await asyncio.wait([done, watch], return_when=asyncio.FIRST_COMPLETED)
+            if queued.cancel():
+                raise Gone
+            return await done
         finally:
+            queued.cancel()
+            watch.cancel()
             self._preparing -= 1
 
     async def chat(self, request: Request) -> Response:
@@ -72,7 +80,7 @@ class Service:
             job = read(fields, self.models, self.limits)
             return job, submit(job.served, requests_of(job.served, job.prompts, job.sampling))
 
-        job, answers = await self.prepare(ask, slow=fields.has("response_format"))
+        job, answers = await self.prepare(request.receive, ask, slow=fields.has("response_format"))
         asked = Asked(answers, self.metrics.answered)
         if job.stream:
             return EventStream(job, asked)
@@ -86,11 +94,11 @@ class Service:
 
     async def tokenize(self, request: Request) -> Response:
         fields = await read_fields(request, self.limits)
-        return Json(await self.prepare(lambda: tokenize(fields, self.models, self.limits)))
+        return Json(await self.prepare(request.receive, lambda: tokenize(fields, self.models, self.limits)))
 
     async def detokenize(self, request: Request) -> Response:
         fields = await read_fields(request, self.limits)
-        return Json(await self.prepare(lambda: detokenize(fields, self.models, self.limits)))
+        return Json(await self.prepare(request.receive, lambda: detokenize(fields, self.models, self.limits)))
 
     async def health(self, _request: Request) -> Response:
         dead = [name for name, each in self.models.by_name.items() if not each.base.engine.alive]

@@ -67,10 +67,15 @@ def _too_long(limits: Limits) -> ApiError:
     return ApiError(413, f"the body is longer than {limits.body_bytes} bytes", code="body_too_long")
 
 
-async def until_gone(receive: Receive, asked: Asked) -> None:
-    """Cancel the answers when the client goes away."""
+async def gone(receive: Receive) -> None:
+    """Wait until the client goes away."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def until_gone(receive: Receive, asked: Asked) -> None:
+    """Cancel the answers when the client goes away."""
+    await gone(receive)
     asked.cancel()
 
 
@@ -128,12 +133,12 @@ class EventStream(Response):
         except ApiError as error:  # the status is sent already
             yield _event(error.body())
             return
+        except asyncio.CancelledError:  # the server ends, and the engine is in a long step
+            yield _event(unavailable("the answer was cut off: the server ends").body())
+            return
         if self._job.with_usage:
             yield _event(writer.last(answers))
 
 
 def _event(value: Any) -> bytes:
-        except asyncio.CancelledError:  # the server ends, and the engine is in a long step
-            yield _event(unavailable("the answer was cut off: the server ends").body())
-            return
     return b"data: " + orjson.dumps(value) + b"\n\n"

@@ -269,6 +269,39 @@ def test_too_many_requests_are_told_to_come_back(chat_run: Path, serve: Any) -> 
         assert client.post(CHAT, json={**body, "max_tokens": 1}).status_code == 200
 
 
+def test_what_waits_for_a_client_that_left_is_not_begun() -> None:
+    """Its preparation is taken out of the queue, and its place there is free; one that goes on is waited for."""
+    import asyncio
+
+    from llmx_serve.app import Service
+    from llmx_serve.gate import State
+    from llmx_serve.http import Gone
+    from llmx_serve.limits import Limits
+    from llmx_serve.models import Models
+
+    service, block, begun = Service(Models([]), Limits(), State()), threading.Event(), []
+
+    async def left() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def stays() -> Any:
+        await asyncio.sleep(60)
+
+    async def ask() -> None:
+        going = [asyncio.create_task(service.prepare(left, block.wait)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(Gone):
+            await service.prepare(left, lambda: begun.append("left"))
+        assert service._preparing == len(going)
+        waits = asyncio.create_task(service.prepare(stays, lambda: begun.append("stays")))
+        await asyncio.sleep(0)
+        block.set()
+        await asyncio.gather(*going, waits)
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+    assert begun == ["stays"]
+
+
 def raw(server: Any) -> socket.socket:
     host, _, port = server.url.removeprefix("http://").rpartition(":")
     return socket.create_connection((host, int(port)), timeout=60)
