@@ -102,12 +102,21 @@ class Speech:
         inside, tag, rest = self._held.partition(CALLED)
         if not tag and not self._ended:
             return []
-        self._held, self._state = rest, self._content
         call = _read_call(inside)
         if call is None:
+            self._held, self._state = rest, self._content
             return [Said("content", CALL + inside + tag)]
+        self._held, self._state = rest, self._after_call
         self.calls += 1
         return [call]
+
+    def _after_call(self) -> list[Said]:
+        """Keep white space only where words follow it."""
+        if self._held.strip():
+            self._state = self._content
+        elif self._ended:
+            self._held = ""
+        return []
 
     def _until(self, tag: str) -> tuple[str, bool]:
         """Take what stands before a tag, without the white space before it, and the tag where it is there."""
@@ -131,12 +140,17 @@ def opens_thought(template: Template, messages: tuple[Message, ...]) -> bool:
 
 
 def _read_call(text: str) -> Said | None:
+    """Return the call that a text writes; None where its arguments are no object, and no JSON of one: a server does not
+    take such a call back."""
     try:
         found: Any = orjson.loads(text.strip().encode("utf-8", "replace"))
         if not isinstance(found, dict) or not isinstance(found.get("name"), str):
             return None
         arguments = found.get("arguments", found.get("parameters", {}))
-        written = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+        read = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+        if not isinstance(read, dict):
+            return None
+        written = arguments if isinstance(arguments, str) else orjson.dumps(read).decode()
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter for what is nested deeper than 254 levels
         return None
     return Said("call", written, found["name"])

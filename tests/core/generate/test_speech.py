@@ -25,6 +25,8 @@ CASES = [
     (f"Look:\n{CALL}", False, [("content", "Look:"), ("call", '{"at":"北京","n":[1]}')]),
     (f"{CALL}\n{CALL}", False, [("call", '{"at":"北京","n":[1]}')] * 2),
     (f"<think>\nSo.\n</think>\n\n{CALL}", False, [("reasoning", "So."), ("call", '{"at":"北京","n":[1]}')]),
+    (f"{CALL}\n\n{CALL}\n \n", False, [("call", '{"at":"北京","n":[1]}')] * 2),
+    (f"{CALL}\nSo.\n", False, [("call", '{"at":"北京","n":[1]}'), ("content", "\nSo.\n")]),
     (CALL.removesuffix("</tool_call>"), False, [("call", '{"at":"北京","n":[1]}')]),
     ("<tool_call>{nonsense}</tool_call>", False, [("content", "<tool_call>{nonsense}</tool_call>")]),
     ("<tool_call>\n[1]", False, [("content", "<tool_call>\n[1]")]),
@@ -69,6 +71,15 @@ def test_without_tools_calls_are_text() -> None:
     """Who offered none is not told of any."""
     speech = Speech()
     assert joined(speech.feed(CALL) + speech.finish()) == [("content", CALL)]
+
+
+@pytest.mark.parametrize("arguments", ['"oops"', '"[1]"', '""', "[1]", "null", "1", "true"])
+def test_arguments_that_are_no_object_are_no_call(arguments: str) -> None:
+    """What a server would refuse when it is sent back stays text."""
+    text = f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>'
+    speech = Speech(tools=True)
+    assert joined(speech.feed(text) + speech.finish()) == [("content", text)]
+    assert speech.calls == 0
 
 
 def test_arguments_are_json() -> None:
