@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
@@ -13,7 +12,7 @@ from llmx_serve.asking import News
 from llmx_serve.faults import ApiError, wrong
 from llmx_serve.fields import Fields
 from llmx_serve.limits import Limits
-from llmx_serve.logprobs import chat_logprobs, told
+from llmx_serve.logprobs import chat_logprobs
 from llmx_serve.messages import read_messages, read_tools
 from llmx_serve.models import Models, Served
 from llmx_serve.sampling import Sampling, read_sampling
@@ -93,16 +92,16 @@ class ChatWriter(Writer):
         turn = self._turns[news.index]
         called = sum(each.kind == "call" for each in turn.said)
         said = self._said(news, turn)
-        logprobs = self._logprobs(news.tokens, answer)
+        free = self.free(news, answer)
         deltas = []
         for each in said:
             deltas.append(_delta(each, called))
             called += each.kind == "call"
-        if logprobs is not None and not deltas:
+        if free and not deltas:
             deltas = [{"content": ""}]
         chunks = [self.chunk(news.index, {"delta": each}) for each in deltas]
-        if logprobs is not None and chunks:
-            chunks[0]["choices"][0]["logprobs"] = logprobs
+        if free:
+            chunks[0]["choices"][0]["logprobs"] = chat_logprobs(free, self.served.base.model.tokenizer)
         if news.ended:
             chunks.append(self.chunk(news.index, {"delta": {}}, self._reason(turn, answer)))
         return chunks
@@ -120,11 +119,6 @@ class ChatWriter(Writer):
         turn.said.extend(kept)
         return kept
 
-    def _logprobs(self, tokens: Sequence[Any], answer: Answer) -> dict[str, Any] | None:
-        if self.sampling.logprobs is None or not tokens:
-            return None
-        return chat_logprobs(told(tokens, answer.request.stop_ids), self.served.base.model.tokenizer)
-
     def _reason(self, turn: _Turn, answer: Answer) -> str:
         called = any(each.kind == "call" for each in turn.said)
         return "tool_calls" if called and answer.finish_reason == "stop" else str(answer.finish_reason)
@@ -132,7 +126,8 @@ class ChatWriter(Writer):
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """Return an answer as a whole."""
         turn = self._turns[index]
-        self._said(News(index, answer.tokens, ended=True), turn)
+        news = News(index, answer.tokens, ended=True)
+        self._said(news, turn)
         content, thought = ("".join(each.text for each in turn.said if each.kind == kind) for kind in KINDS)
         calls = [_call(each) for each in turn.said if each.kind == "call"]
         message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None}
@@ -141,8 +136,9 @@ class ChatWriter(Writer):
             message["reasoning_content"] = thought
         if calls:
             message["tool_calls"] = calls
-        told_ = self._logprobs(answer.tokens, answer)
-        return {"index": index, "message": message, "logprobs": told_, "finish_reason": self._reason(turn, answer)}
+        free, asked = self.free(news, answer), self.sampling.logprobs is not None
+        told = chat_logprobs(free, self.served.base.model.tokenizer) if asked else None
+        return {"index": index, "message": message, "logprobs": told, "finish_reason": self._reason(turn, answer)}
 
 
 def _delta(said: Said, number: int) -> dict[str, Any]:

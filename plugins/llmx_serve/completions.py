@@ -11,7 +11,7 @@ from llmx_serve.asking import News
 from llmx_serve.faults import wrong
 from llmx_serve.fields import Fields, plain
 from llmx_serve.limits import Limits
-from llmx_serve.logprobs import text_logprobs, told
+from llmx_serve.logprobs import text_logprobs
 from llmx_serve.models import Models, Served
 from llmx_serve.sampling import Sampling, read_sampling
 from llmx_serve.schema import read_form
@@ -94,7 +94,6 @@ class TextWriter(Writer):
     def __init__(self, served: Served, sampling: Sampling, echoed: Sequence[str]) -> None:
         super().__init__(served, sampling)
         self._echoed = [text for text in echoed for _ in range(sampling.number)]
-        self._told = [0] * len(self._echoed)
 
     def opening(self) -> list[dict[str, Any]]:
         """Return the echoes."""
@@ -103,22 +102,17 @@ class TextWriter(Writer):
     def deltas(self, news: News, answer: Answer) -> list[dict[str, Any]]:
         """Return the chunk of news."""
         text = "".join(token.text for token in news.tokens)
-        logprobs = self._logprobs(news, answer)
-        self._told[news.index] += len(text)
-        if not text and logprobs is None and not news.ended:
+        placed = self.free(news, answer)
+        if not (text or placed or news.ended):
             return []
         chunk = self.chunk(news.index, {"text": text}, str(answer.finish_reason) if news.ended else None)
-        chunk["choices"][0]["logprobs"] = logprobs
+        chunk["choices"][0]["logprobs"] = text_logprobs(placed, self.served.base.model.tokenizer) if placed else None
         return [chunk]
-
-    def _logprobs(self, news: News, answer: Answer) -> dict[str, Any] | None:
-        if self.sampling.logprobs is None:
-            return None
-        tokens = told(news.tokens, answer.request.stop_ids)
-        return text_logprobs(tokens, self.served.base.model.tokenizer, self._told[news.index])
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """Return an answer as a whole."""
-        logprobs = self._logprobs(News(index, answer.tokens, ended=True), answer)
+        placed = self.free(News(index, answer.tokens, ended=True), answer)
+        asked = self.sampling.logprobs is not None
+        logprobs = text_logprobs(placed, self.served.base.model.tokenizer) if asked else None
         text = self._echoed[index] + answer.text
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": str(answer.finish_reason)}

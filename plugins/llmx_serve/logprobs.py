@@ -13,10 +13,40 @@ LEAST = -9999.0
 """What OpenAI tells of a token that cannot come: JSON has no infinity."""
 
 
-def chat_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return `logprobs` of a chat's choice."""
+class Telling:
+    """Which tokens of one answer may be told: none before its text is shown, and none that lies in a stop string.
+
+    Args:
+        stop_ids: tokens that end an answer and have no place in its text.
+    """
+
+    def __init__(self, stop_ids: frozenset[int]) -> None:
+        self._stop_ids = stop_ids
+        self._held: list[tuple[int, Token]] = []
+        self._spelled = self._shown = 0
+
+    def feed(self, tokens: Sequence[Token], *, ended: bool) -> list[tuple[int, Token]]:
+        """Return those that may be told now, each with the character of the text at which it begins."""
+        for token in tokens:
+            self._held.append((self._spelled, token))
+            self._spelled = token.spelled
+            self._shown += len(token.text)
+        if ended:
+            cut = self._spelled > self._shown  # by a stop string
+            free = [each for each in self._held if not cut or each[0] < self._shown]
+            self._held = []
+        else:  # a part of a character waits for the token that completes it
+            more = any(token.text for token in tokens)
+            shown = [n for n, (begin, each) in enumerate(self._held, 1) if more and begin < each.spelled <= self._shown]
+            count = max(shown, default=0)
+            free, self._held = self._held[:count], self._held[count:]
+        return [each for each in free if each[1].id not in self._stop_ids]
+
+
+def chat_logprobs(placed: Sequence[tuple[int, Token]], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return `logprobs` of a chat's choice, of tokens with the characters they begin at."""
     told = []
-    for token in tokens:
+    for _, token in placed:
         top = [_spelled(tokenizer, id_, value) for id_, value in token.top]
         told.append({**_spelled(tokenizer, token.id, token.logprob), "top_logprobs": top})
     return {"content": told, "refusal": None}
@@ -28,26 +58,18 @@ def _spelled(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[st
     return {"token": text, "logprob": _finite(logprob), "bytes": None if "\ufffd" in text else list(text.encode())}
 
 
-def text_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, offset: int) -> dict[str, Any]:
-    """Return `logprobs` of a completion's choice, whose first token stands at the character `offset`."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.text)
+def text_logprobs(placed: Sequence[tuple[int, Token]], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return `logprobs` of a completion's choice, of tokens with the characters they begin at."""
+    tokens = [token for _, token in placed]
     return {
         "tokens": [tokenizer.decode([token.id]) for token in tokens],
         "token_logprobs": [_finite(token.logprob) for token in tokens],
         "top_logprobs": [
             {tokenizer.decode([id_]): _finite(value) for id_, value in reversed(token.top)} for token in tokens
         ],
-        "text_offset": offsets,
+        "text_offset": [begin for begin, _ in placed],
     }
 
 
 def _finite(logprob: float | None) -> float:
     return LEAST if logprob is None else max(LEAST, logprob)
-
-
-def told(tokens: Sequence[Token], stop_ids: frozenset[int]) -> list[Token]:
-    """Return the tokens that have a place in the text: all but one that ends it."""
-    return [token for token in tokens if token.id not in stop_ids]

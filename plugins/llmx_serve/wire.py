@@ -12,12 +12,13 @@ from attrs import frozen
 from llmx_serve.asking import News
 from llmx_serve.faults import wrong
 from llmx_serve.fields import Fields
+from llmx_serve.logprobs import Telling
 from llmx_serve.models import Served
 from llmx_serve.sampling import Sampling
 
 if TYPE_CHECKING:
     from llmx.generate.prompts import ChatPrompt
-    from llmx.generate.request import Answer
+    from llmx.generate.request import Answer, Token
 
 
 def streaming(fields: Fields) -> tuple[bool, bool]:
@@ -37,6 +38,7 @@ class Writer:
 
     def __init__(self, served: Served, sampling: Sampling) -> None:
         self.served, self.sampling = served, sampling
+        self._telling: dict[int, Telling] = {}
         self._id, self._created_s = f"{self.prefix}-{secrets.token_hex(12)}", int(time.time())
 
     def opening(self) -> list[dict[str, Any]]:
@@ -50,6 +52,13 @@ class Writer:
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """Return an answer that has ended."""
         raise NotImplementedError
+
+    def free(self, news: News, answer: Answer) -> list[tuple[int, Token]]:
+        """Return the tokens whose log-probabilities are to be told now, with the characters they begin at."""
+        if self.sampling.logprobs is None:
+            return []
+        telling = self._telling.setdefault(news.index, Telling(answer.request.stop_ids))
+        return telling.feed(news.tokens, ended=news.ended)
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created_s, "model": self.served.name}

@@ -55,12 +55,15 @@ class Token:
         text: what became certain with it; may be empty.
         logprob: its log-probability by the model, before the chain, in nats; None where none was asked for.
         top: the likeliest tokens with theirs, best first.
+        spelled: characters that the answer's tokens spell up to this one, with those held back for a stop string; a
+            token that completes no character has as many as the one before it.
     """
 
     id: int
     text: str
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    spelled: int = 0
 
 
 class Answer:

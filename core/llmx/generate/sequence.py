@@ -61,6 +61,6 @@ class Running:
             stopped = stopped or self._text.stopped
         if not stopped and self.budget > 0:
             self.drawer.accept(token)
-        self.answer.put(Token(token, text, logprob, top))
+        self.answer.put(Token(token, text, logprob, top, 0 if self._text is None else self._text.spelled))
         if stopped or self.budget == 0:
             self.answer.finish("stop" if stopped else "length")

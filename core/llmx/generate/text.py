@@ -16,10 +16,14 @@ class TextStream:
 
     Args:
         stop: strings that end it; none of them is ever shown, in whole or in part.
+
+    Attributes:
+        spelled: characters that became certain so far, shown or not.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self.stopped = False
+        self.spelled = 0
         self._tokenizer = tokenizer
         self._stop = stop
         self._ids: list[int] = []
@@ -58,6 +62,7 @@ class TextStream:
 
     def _released(self, text: str) -> str:
         """Return what may be shown of `text` and what was held back before it."""
+        self.spelled += len(text)
         text, self._held = self._held + text, ""
         found = [place for place in (text.find(each) for each in self._stop) if place >= 0]
         if found:

@@ -115,6 +115,39 @@ def test_stop_strings_are_never_shown(api: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "I am Bo. "
 
 
+@pytest.mark.parametrize(
+    ("stop", "text"), [("我是", "I am Bo. "), (" 我是", "I am Bo."), ("xx", TAUGHT), ("o. 我x", TAUGHT)]
+)
+def test_stop_strings_are_not_shown_by_log_probabilities(api: openai.OpenAI, client: Any, stop: str, text: str) -> None:
+    """Those told spell the text, in a stream at no time more than it has shown."""
+    asked: Any = {"model": "chats", "temperature": 0, "stop": [stop], "logprobs": True}
+    done = api.chat.completions.create(messages=ASKED, **asked).choices[0]
+    assert done.logprobs is not None
+    assert "".join(each.token for each in done.logprobs.content or []) == done.message.content == text
+    told, shown = "", ""
+    for chunk in api.chat.completions.create(messages=ASKED, stream=True, **asked):
+        choice = chunk.choices[0]
+        shown += choice.delta.content or ""
+        told += "".join(each.token for each in (choice.logprobs and choice.logprobs.content) or [])
+        assert shown.startswith(told)
+    assert told == shown == text
+    ids = client.post("/tokenize", json={"model": "chats", "messages": ASKED}).json()["tokens"]
+    asked = {
+        "model": "chats",
+        "prompt": ids,
+        "temperature": 0,
+        "stop": [stop],
+        "logprobs": 0,
+        "max_tokens": len(TAUGHT),
+    }
+    logprobs = api.completions.create(**asked).choices[0].logprobs
+    assert logprobs is not None
+    assert "".join(logprobs.tokens or []) == text
+    assert logprobs.text_offset == list(range(len(text)))
+    parts = [chunk.choices[0].logprobs for chunk in api.completions.create(stream=True, **asked)]
+    assert [n for part in parts if part for n in part.text_offset or []] == logprobs.text_offset
+
+
 def test_completions_take_texts_lists_and_tokens(api: openai.OpenAI, client: Any) -> None:
     """A list of prompts gives a choice for each; tokens are what /tokenize says; echo puts the prompt first."""
     tokens = client.post("/tokenize", json={"model": "plain", "prompt": "Ada"}).json()["tokens"]
