@@ -98,7 +98,7 @@ class Service:
 
     async def detokenize(self, request: Request) -> Response:
         fields = await read_fields(request, self.limits)
-        return Json(await self.prepare(request.receive, lambda: detokenize(fields, self.models, self.limits)))
+        return Json(await self.prepare(request.receive, lambda: detokenize(fields, self.models)))
 
     async def health(self, _request: Request) -> Response:
         dead = [name for name, each in self.models.by_name.items() if not each.base.engine.alive]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from attrs import evolve
 
@@ -73,9 +73,24 @@ def _prompt(value: Any, where: str, served: Served, limits: Limits) -> Prompt:
         raise wrong(where, f"does not fit the context of {context} tokens", "context_length_exceeded")
     if isinstance(value, str):
         return value
-    if not (isinstance(value, list) and all(type(each) is int for each in value)):
+    if not _is_tokens(value):
         text = "must be a string, a list of strings, a list of tokens, or a list of lists of tokens"
         raise wrong(where, f"{text}, not {plain(value)}", "invalid_type")
+    return read_tokens(value, where, served)
+
+
+def _is_tokens(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(each) is int for each in value)
+
+
+def read_tokens(value: list[Any], where: str, served: Served) -> list[int]:
+    """Return tokens of a model.
+
+    Raises:
+        ApiError: an item is none.
+    """
+    if not _is_tokens(value):
+        raise wrong(where, "must be a list of tokens, which are integers", "invalid_type")
     if not all(0 <= each < served.vocab_size for each in value):
         raise wrong(where, f"has a token that is none: ids go from 0 to {served.vocab_size - 1}", "invalid_value")
     return value

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import evolve
-
-from llmx_serve.completions import read_prompts
+from llmx_serve.completions import read_prompts, read_tokens
 from llmx_serve.faults import wrong
 from llmx_serve.fields import Fields
 from llmx_serve.limits import Limits
@@ -33,7 +31,7 @@ def tokenize(fields: Fields, models: Models, limits: Limits) -> dict[str, Any]:
     return {"tokens": ids, "count": len(ids), "max_model_len": served.context_length}
 
 
-def detokenize(fields: Fields, models: Models, limits: Limits) -> dict[str, Any]:
+def detokenize(fields: Fields, models: Models) -> dict[str, Any]:
     """Return the text of `tokens`.
 
     Raises:
@@ -42,7 +40,5 @@ def detokenize(fields: Fields, models: Models, limits: Limits) -> dict[str, Any]
     served = models.named(fields.string("model"))
     if not fields.has("tokens"):
         raise wrong("tokens", "is required", "missing_required_parameter")
-    given = evolve(fields, values={"prompt": fields.array("tokens", served.context_length) or [0]})
-    ids = read_prompts(given, served, limits)[0]
-    text = served.base.model.tokenizer.decode(ids) if fields.values["tokens"] and isinstance(ids, list) else ""
-    return {"prompt": text}
+    ids = read_tokens(fields.array("tokens", served.context_length), "tokens", served)
+    return {"prompt": served.base.model.tokenizer.decode(ids)}

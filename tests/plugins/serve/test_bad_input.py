@@ -102,7 +102,12 @@ WRONG = [
     (TEXT, {"prompt": "a", "echo": True, "logprobs": 1}, "echo", "leave echo or logprobs out"),
     ("/tokenize", {}, "prompt", "is required, or messages"),
     ("/detokenize", {"tokens": "a"}, "tokens", "must be a list"),
-    ("/detokenize", {"tokens": [10**9]}, "prompt", "is none"),
+    ("/detokenize", {"tokens": [10**9]}, "tokens", "is none"),
+    ("/detokenize", {"tokens": ["a"]}, "tokens", "must be a list of tokens"),
+    ("/detokenize", {"tokens": [[1, 2]]}, "tokens", "must be a list of tokens"),
+    ("/detokenize", {"tokens": [1, True]}, "tokens", "must be a list of tokens"),
+    ("/detokenize", {"tokens": {}}, "tokens", "must be a list, not an object"),
+    ("/detokenize", {"tokens": [1] * 1025}, "tokens", "1024 are the most"),
 ]
 
 
