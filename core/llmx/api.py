@@ -237,7 +237,7 @@ def load(
     names: dict[str, Any] = {"sampler": list(sampler)} if sampler else {}
     # only what generating needs: the optimizer's or the logger's plugin may be gone by now
     merged = not is_run(folder) or (folder / "model").exists()
-    wanted = {"sampler", "generate", *(() if merged else ("model", "adapter", "train"))}
+    wanted = {"sampler", "generate", *(() if merged else ("model", "tokenizer", "adapter", "train"))}
     recipe = Recipe.resolve([*saved_layers(folder, wanted), *layers_of(overrides=overrides, **names)], registry)
     if merged:
         lies = folder / "model" if is_run(folder) else folder
@@ -252,7 +252,8 @@ def load(
         compile_steps([found.model, *adapted.values()], torch.device(device))
     chain = [part.build(found.tokenizer) for part in recipe.samplers]
     links = [(part.name, unstructure(part.options)) for part in recipe.samplers]
-    return LanguageModel(found.model, found.tokenizer, chain, recipe.generate, found.template, adapted, links)
+    own = found.model, found.tokenizer, chain, recipe.generate, found.template
+    return LanguageModel(*own, adapted, links, found.ends)
 
 
 def saved_layers(folder: Path, sections: Container[str]) -> list[Layer]:

@@ -24,6 +24,7 @@ from llmx.nn import count_weights
 from llmx.protocols import Adapter, Model, Objective, Sampler, Schedule, Template, Tokenizer
 from llmx.recipe import Recipe
 from llmx.registry import Registry
+from llmx.specials import ends_of
 from llmx.train.device import choose_device, choose_precision
 from llmx.train.hooks import RunHooks, load_hooks_file
 from llmx.train.memory import recompute_blocks
@@ -73,6 +74,7 @@ class Run:
         group_schedules: the same for parameter groups that have one of their own, by the groups' names.
         precision: "fp32", "bf16" or "fp16", as chosen for the device.
         stop_reason: set by `stop`; the run ends after the step at hand.
+        ends: ids that end a text, as the run's model folder will have them.
         samples: at the end, pairs of a prompt and how the exported model continues it.
     """
 
@@ -99,6 +101,7 @@ class Run:
     hooks: RunHooks = field(factory=RunHooks)
     state: TrainState = field(factory=TrainState)
     stop_reason: str | None = None
+    ends: frozenset[int] = frozenset()
     samples: list[tuple[str | ChatPrompt, str]] = field(factory=list)
 
     def stop(self, reason: str) -> None:
@@ -139,8 +142,8 @@ class Run:
         training = self.module.training
         self.module.eval()
         try:
-            model = LanguageModel(self.model, self.tokenizer, self.chain, self.recipe.generate, self.template)
-            return model.generate(prompt, max_new_tokens=max_new_tokens, seed=seed)
+            own = self.model, self.tokenizer, self.chain, self.recipe.generate, self.template
+            return LanguageModel(*own, ends=self.ends).generate(prompt, max_new_tokens=max_new_tokens, seed=seed)
         finally:
             self.module.train(training)
 
@@ -197,6 +200,7 @@ def assemble(
         schedule=recipe.scheduler.build(sizes.steps),
         chain=[part.build(tokenizer) for part in recipe.samplers],
         world=world,
+        ends=ends_of(recipe, tokenizer, corpora.template),
     )
     run.group_schedules = group_schedules(recipe, run.optimizer, sizes.steps)
     for group in run.optimizer.param_groups:

@@ -24,6 +24,7 @@ from llmx.options import structure, unstructure
 from llmx.protocols import Model, Template, Tokenizer
 from llmx.recipe import Part
 from llmx.registry import Offer, Registry
+from llmx.specials import CONFIG, GENERATION, TOKENIZER_CONFIG, read_ends, special_ids
 from llmx.weights import INDEX, SHARD_BYTES, WEIGHTS, load_folder, load_weights, read_json, read_weights, write_weights
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "GENERATION",
     "INDEX",
     "LLMX",
+    "TOKENIZER_CONFIG",
     "WEIGHTS",
     "Pretrained",
     "empty_model",
@@ -55,13 +57,9 @@ __all__ = [
 ]
 
 LLMX = "llmx.json"
-CONFIG = "config.json"
-GENERATION = "generation_config.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERIC_TOKENIZER = "PreTrainedTokenizerFast"
 """The class of transformers, 4 and 5, that does what tokenizer.json says. Those of a family add rules of their own, and
 the name that transformers 5 writes for it, 4 does not know."""
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @frozen
@@ -72,6 +70,8 @@ class Pretrained:
     tokenizer: Tokenizer
     template: Template | None = None
     """How its chats were written; None for a model that was trained on plain text."""
+    ends: frozenset[int] = frozenset()
+    """What ends a text besides, as its folder says."""
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def save(
     temporary = temporary_beside(folder)
     try:
         save_tokenizer(temporary, tokenizer, facts["tokenizer"], template)
-        special, generation = _special_ids(temporary, tokenizer, None if template is None else template[1], base)
+        special, generation = special_ids(temporary, tokenizer, None if template is None else template[1], base)
         dtype = _dtype_name(weights)
         _write_json(temporary / CONFIG, {**model.to_config(), **special, "dtype": dtype, "torch_dtype": dtype})
         _write_json(temporary / GENERATION, generation)
@@ -112,42 +112,6 @@ def save(
         replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _special_ids(
-    folder: Path, tokenizer: Tokenizer, template: Template | None, base: Path | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what config.json says of special tokens, and the whole of generation_config.json.
-
-    What ends a text there is all that ends an assistant's turn, and then what ends a document.
-    """
-    pad = _pad_id(folder, tokenizer)
-    special: dict[str, Any] = dict(zip(SPECIAL_IDS, (tokenizer.bos_id, tokenizer.eos_id, pad), strict=True))
-    stop = [tokenizer.special_id(token) for token in (template.stop if template else ())]
-    ends = list(dict.fromkeys(each for each in (*stop, tokenizer.eos_id) if each is not None))
-    generation = {**special, "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None)}
-    if base is not None:
-        config = read_json(base / CONFIG)
-        special |= {key: config[key] for key in SPECIAL_IDS if key in config}
-        if (base / GENERATION).exists():
-            generation = _stopped_by(read_json(base / GENERATION), [each for each in stop if each is not None])
-    return special, generation
-
-
-def _stopped_by(generation: dict[str, Any], stop: list[int]) -> dict[str, Any]:
-    """Return a generation config that ends a text at these ids too: another template than the base's has its own."""
-    known = generation.get("eos_token_id")
-    ends = known if isinstance(known, list) else [known]
-    missing = [each for each in stop if each not in ends]
-    return {**generation, "eos_token_id": missing + [e for e in ends if e is not None]} if missing else generation
-
-
-def _pad_id(folder: Path, tokenizer: Tokenizer) -> int | None:
-    """Return the id of the token that the tokenizer's own file names for padding, None where it names none."""
-    path = folder / TOKENIZER_CONFIG
-    named = read_json(path).get("pad_token") if path.exists() else None
-    token = named.get("content") if isinstance(named, dict) else named
-    return tokenizer.special_id(token) if isinstance(token, str) else None
 
 
 def replace_folder(new: Path, folder: Path) -> None:
@@ -230,7 +194,7 @@ def load(folder: Path, registry: Registry, device: str = "cpu") -> Pretrained:
     require_vocabulary(folder, tokenizer.vocab_size, model)
     load_folder(model, folder)
     cast("torch.nn.Module", model).to(device).eval()  # in place
-    return Pretrained(model, tokenizer, load_template(folder, registry, tokenizer))
+    return Pretrained(model, tokenizer, load_template(folder, registry, tokenizer), read_ends(folder))
 
 
 def load_model(folder: Path, registry: Registry, *, name: str | None = None, dtype: torch.dtype | None = None) -> Model:

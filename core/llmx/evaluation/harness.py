@@ -137,16 +137,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             ids=self.tok_encode(context)[-(self.max_length - most) :],
             chain=self.loaded.chain_of(_links(given)),
             max_new_tokens=most,
-            stop_ids=self._stop_ids(),  # type: ignore[arg-type]  # attrs' converter hides what it takes
+            stop_ids=self.loaded.stop_ids(chat=self.chat),  # type: ignore[arg-type]  # attrs' converter hides what it takes
             stop=tuple(each for each in ([until] if isinstance(until, str) else until) if each),
             seed=number,
             model=self.name,
         )
-
-    def _stop_ids(self) -> frozenset[int]:
-        template, tokenizer = self.loaded.template, self.loaded.tokenizer
-        names = template.stop if self.chat and template is not None else ()
-        return frozenset(each for each in (tokenizer.eos_id, *map(tokenizer.special_id, names)) if each is not None)
 
 
 def _links(given: dict[str, Any]) -> list[Link]:

@@ -48,6 +48,7 @@ class LanguageModel:
         template: how its chats were written; None for a model that was trained on plain text.
         adapted: forms of the model with an adapter each, by name; they share its weights.
         links: names and options of the chain, for who changes one of them.
+        ends: ids that end a text besides the tokenizer's own, as `transformers.generate` has them of the folder.
     """
 
     model: Model
@@ -57,6 +58,7 @@ class LanguageModel:
     template: Template | None = None
     adapted: Mapping[str, Model] = field(factory=dict)
     links: Sequence[Link] = ()
+    ends: frozenset[int] = frozenset()
     _chains: Chains = field(
         default=Factory(lambda self: Chains(self.tokenizer), takes_self=True), init=False, repr=False, eq=False
     )
@@ -164,11 +166,17 @@ class LanguageModel:
                 "ids": self._prompt_ids(prompt),
                 "chain": self.chain,
                 "max_new_tokens": given.max_new_tokens if max_new_tokens is None else max_new_tokens,
-                "stop_ids": self._stop_ids(prompt),
+                "stop_ids": self.stop_ids(chat=not isinstance(prompt, str)),
                 "seed": stream_seed(given.seed if seed is None else seed, "generate", number),
                 **others,
             }
         )
+
+    def stop_ids(self, *, chat: bool) -> frozenset[int]:
+        """Return the ids that end a continuation: those that end a text, and in a chat an assistant's turn."""
+        names = self.template.stop if chat and self.template is not None else ()
+        found = {self.tokenizer.eos_id, *map(self.tokenizer.special_id, names)}
+        return self.ends | {each for each in found if each is not None}
 
     def _answer(self, prompt: str | ChatPrompt, max_new_tokens: int | None, seed: int | None) -> Answer:
         return self.new_engine().submit(self.request(prompt, max_new_tokens=max_new_tokens, seed=seed))
@@ -194,9 +202,3 @@ class LanguageModel:
         return (
             [f"its system message takes {sum(len(self.tokenizer.encode(each)) for each in system)}"] if system else []
         )
-
-    def _stop_ids(self, prompt: str | ChatPrompt) -> set[int]:
-        """Return the ids that end a continuation: the end of a text, and of an assistant's turn in a chat."""
-        names = () if self.template is None or isinstance(prompt, str) else self.template.stop
-        found = {self.tokenizer.eos_id, *map(self.tokenizer.special_id, names)}
-        return {each for each in found if each is not None}

@@ -21,7 +21,7 @@ def answer(
 ) -> str | list[str]:
     """Return how a run's model as it is now continues a prompt, or each of several."""
     chain = run.chain if temperature is None else _at_temperature(run, temperature)
-    model = LanguageModel(run.model, run.tokenizer, chain, run.recipe.generate, run.template)
+    model = LanguageModel(run.model, run.tokenizer, chain, run.recipe.generate, run.template, ends=run.ends)
     training = run.module.training
     run.module.eval()
     try:

@@ -22,6 +22,7 @@ from llmx.lock import read_lock
 from llmx.pretrained import Pretrained
 from llmx.recipe import Base, Recipe
 from llmx.registry import Registry
+from llmx.specials import ends_of, kept_base
 from llmx.train import checkpoint
 from llmx.train.adapt import merged, merges, quantises
 from llmx.train.cost import tell_cost
@@ -83,8 +84,8 @@ def save_model(
 ) -> None:
     """Write the model folder of a run; what its base says of special ids and generation is kept with its tokenizer."""
     named = None if template is None else (recipe.template, template)
-    base = None if recipe.base is None or recipe.tokenizer.folder is None else recipe.base.folder
-    pretrained.save(folder, model, cast(nn.Module, model).state_dict(), tokenizer, facts, named, base=base)
+    weights = cast(nn.Module, model).state_dict()
+    pretrained.save(folder, model, weights, tokenizer, facts, named, base=kept_base(recipe))
 
 
 def _write_adapter(run: Run, folder: Path) -> None:
@@ -213,4 +214,4 @@ def load_checkpoint(folder: Path, recipe: Recipe, registry: Registry, device: to
     template = pretrained.load_template(folder / "tokenizer", registry, tokenizer)
     model, _ = restored_model(folder, recipe, registry, tokenizer.vocab_size, weights, device)
     cast(nn.Module, model).eval()  # in place
-    return Pretrained(model, tokenizer, template)
+    return Pretrained(model, tokenizer, template, ends_of(recipe, tokenizer, template))
