@@ -43,29 +43,41 @@ class Telling:
         return [each for each in free if each[1].id not in self._stop_ids]
 
 
+class Spelling:
+    """What a token spells within a text: some tokenizers drop the space before a word that begins one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._decode = tokenizer.decode
+        self._before = list(tokenizer.encode("a")[-1:])
+        self._cut = len(tokenizer.decode(self._before))
+
+    def __call__(self, token: int, begin: int) -> str:
+        """Return the text of a token that begins at a character of an answer."""
+        return self._decode([*self._before, token])[self._cut :] if begin else self._decode([token])
+
+
 def chat_logprobs(placed: Sequence[tuple[int, Token]], tokenizer: Tokenizer) -> dict[str, Any]:
     """Return `logprobs` of a chat's choice, of tokens with the characters they begin at."""
-    told = []
-    for _, token in placed:
-        top = [_spelled(tokenizer, id_, value) for id_, value in token.top]
-        told.append({**_spelled(tokenizer, token.id, token.logprob), "top_logprobs": top})
+    told, spell = [], Spelling(tokenizer)
+    for begin, token in placed:
+        top = [_told(spell(id_, begin), value) for id_, value in token.top]
+        told.append({**_told(spell(token.id, begin), token.logprob), "top_logprobs": top})
     return {"content": told, "refusal": None}
 
 
-def _spelled(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
-    text = tokenizer.decode([token])
+def _told(text: str, logprob: float | None) -> dict[str, Any]:
     # a part of a character has bytes that a tokenizer's text does not tell
     return {"token": text, "logprob": _finite(logprob), "bytes": None if "\ufffd" in text else list(text.encode())}
 
 
 def text_logprobs(placed: Sequence[tuple[int, Token]], tokenizer: Tokenizer) -> dict[str, Any]:
     """Return `logprobs` of a completion's choice, of tokens with the characters they begin at."""
-    tokens = [token for _, token in placed]
+    spell = Spelling(tokenizer)
     return {
-        "tokens": [tokenizer.decode([token.id]) for token in tokens],
-        "token_logprobs": [_finite(token.logprob) for token in tokens],
+        "tokens": [spell(token.id, begin) for begin, token in placed],
+        "token_logprobs": [_finite(token.logprob) for _, token in placed],
         "top_logprobs": [
-            {tokenizer.decode([id_]): _finite(value) for id_, value in reversed(token.top)} for token in tokens
+            {spell(id_, begin): _finite(value) for id_, value in reversed(token.top)} for begin, token in placed
         ],
         "text_offset": [begin for begin, _ in placed],
     }

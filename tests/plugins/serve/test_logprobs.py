@@ -10,7 +10,7 @@ import pytest
 
 from llmx.generate.request import Token
 from llmx.generate.text import TextStream
-from llmx_serve.logprobs import Telling
+from llmx_serve.logprobs import Telling, chat_logprobs, text_logprobs
 
 PIECES = [b"a", b"b", b"ab", b"ba", b"c", b"\xe6", b"\x88", b"\x91", b"\x88\x91a", "我".encode(), "b我".encode(), b""]
 END = len(PIECES)
@@ -63,3 +63,37 @@ def begins(tokens: Sequence[Token]) -> list[tuple[Token, int]]:
     """Return each token with the number of whole characters before it."""
     ids = [token.id for token in tokens]
     return [(token, len(Bytes().decode(ids[:n]).rstrip("\ufffd"))) for n, token in enumerate(tokens)]
+
+
+class Words:
+    """Tokens as those of SentencePiece, whose decoder drops the space before the first word of a text."""
+
+    def __init__(self) -> None:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+        pieces = {"<unk>": 0, "▁": 1, "a": 2, "b": 3, "▁a": 4, "▁b": 5}
+        self.backend = Tokenizer(models.BPE(pieces, [("▁", "a"), ("▁", "b")], unk_token="<unk>"))
+        self.backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        self.backend.decoder = decoders.Metaspace()
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.backend.encode(text).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.backend.decode(list(ids))
+        return text
+
+
+def test_tokens_keep_their_spaces() -> None:
+    """The tokens that are told are the text: each spells what it adds, and so does each that might have come."""
+    words: Any = Words()
+    stream, top = TextStream(words), ((5, -1.0), (3, -2.0))
+    tokens = [Token(id_, stream.feed(id_), -1.0, top, stream.spelled) for id_ in words.encode("a b aa")]
+    placed = Telling(frozenset()).feed(tokens, ended=True)
+    chat, text = chat_logprobs(placed, words)["content"], text_logprobs(placed, words)
+    assert [each["token"] for each in chat] == text["tokens"] == ["a", " b", " a", "a"]
+    assert [bytes(each["bytes"]).decode() for each in chat] == text["tokens"]
+    assert [[top["token"] for top in each["top_logprobs"]] for each in chat[1:]] == [[" b", "b"]] * 3
+    assert text["top_logprobs"][1] == {" b": -1.0, "b": -2.0}
+    assert text["text_offset"] == [0, 1, 3, 5]
