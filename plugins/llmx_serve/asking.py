@@ -12,12 +12,14 @@ from attrs import evolve, frozen
 
 from llmx import LlmxError, PluginError, RecipeError
 from llmx.errors import MissingPackageError, PromptTooLongError
-from llmx_serve.faults import ApiError, busy, unavailable
-from llmx_serve.sampling import Sampling
+from llmx_serve.faults import ApiError, busy, unavailable, wrong
+from llmx_serve.sampling import Link, Sampling
 
 if TYPE_CHECKING:
+    from llmx.generate.language_model import LanguageModel
     from llmx.generate.prompts import ChatPrompt
     from llmx.generate.request import Answer, Request, Token
+    from llmx.protocols import Sampler
     from llmx_serve.models import Served
 
 SEEDS_APART = 0x1E3779B97F4A7C15
@@ -40,52 +42,74 @@ def requests_of(served: Served, prompts: Sequence[str | ChatPrompt | list[int]],
     """Return `sampling.number` requests for each prompt; takes the time that tokenising does.
 
     Raises:
-        ApiError: a prompt is empty or too long, or a sampler refuses what it is given.
+        ApiError: a prompt is empty or too long, a sampler refuses what it is given, or the engine never has as many.
     """
-    model = served.base.model
-    try:
-        law = model.chain if sampling.law is None else model.chain_of(sampling.law)
-        common: dict[str, Any] = {
-            "chain": (*model.chain_of(sampling.links), *law),
-            "stop": sampling.stop,
-            "logprobs": sampling.logprobs,
-            "model": served.form,
-        }
-        found: list[Request] = []
-        for prompt in prompts:
-            first = (
-                evolve(served.blank, ids=prompt) if isinstance(prompt, list) else model.request(prompt)
-            )  # tokenised once for all of its answers
-            limit = sampling.max_tokens or first.max_new_tokens
-            found += [
-                evolve(
-                    first,
-                    **common,
-                    max_new_tokens=limit,
-                    seed=(sampling.seed + SEEDS_APART * (len(found) + number)) % 2**63,
-                )
-                for number in range(sampling.number)
-            ]
-    except MissingPackageError as error:  # of the samplers that requests bring, only that of a form needs one
-        text = f"response_format: the server needs the package {error.package!r}: pip install 'llmx[xgrammar]'"
-        raise ApiError(400, text, "response_format", "not_installed") from error
-    except PluginError as error:
-        raise ApiError(400, str(error).partition("\n")[0], code="not_installed") from error
-    except RecipeError as error:
-        code = "context_length_exceeded" if isinstance(error, PromptTooLongError) else "invalid_request"
-        raise ApiError(400, str(error), code=code) from error
+    engine, asked = served.base.engine, sampling.number * len(prompts)
+    if asked > (most := engine.slots + engine.most_waiting):
+        raise wrong("n", f"{asked} answers are more than the {most} that may be asked for", "value_out_of_range")
+    prompted = [_prompted(served, each) for each in prompts]  # tokenised once for all of their answers
+    common: dict[str, Any] = {
+        "chain": _chain(served, sampling),
+        "stop": sampling.stop,
+        "logprobs": sampling.logprobs,
+        "model": served.form,
+    }
+    found: list[Request] = []
+    for first in prompted:
+        limit = sampling.max_tokens or first.max_new_tokens
+        found += [
+            evolve(
+                first,
+                **common,
+                max_new_tokens=limit,
+                seed=(sampling.seed + SEEDS_APART * (len(found) + number)) % 2**63,
+            )
+            for number in range(sampling.number)
+        ]
     return found
 
 
-def _seed(sampling: Sampling, number: int) -> int:
-    return (sampling.seed + number * SEEDS_APART) % 2**63
+def _prompted(served: Served, prompt: str | ChatPrompt | list[int]) -> Request:
+    if isinstance(prompt, list):
+        return evolve(served.blank, ids=prompt)
+    try:
+        return served.base.model.request(prompt)
+    except RecipeError as error:
+        raise _misfit(error, "prompt" if isinstance(prompt, str) else "messages") from error
+
+
+def _misfit(error: RecipeError, param: str) -> ApiError:
+    code = "context_length_exceeded" if isinstance(error, PromptTooLongError) else "invalid_value"
+    return ApiError(400, str(error), param, code)
+
+
+def _chain(served: Served, sampling: Sampling) -> tuple[Sampler, ...]:
+    model = served.base.model
+    law = model.chain if sampling.law is None else _links(model, sampling.law)
+    forms = [link for param, links in sampling.forms.items() for link in _links(model, links, param)]
+    return (*forms, *_links(model, sampling.links), *law)
+
+
+def _links(model: LanguageModel, links: Sequence[Link], param: str | None = None) -> tuple[Sampler, ...]:
+    """Return samplers; where they come of one field, `param`, a refusal is told as that field's."""
+    try:
+        return model.chain_of(links)
+    except MissingPackageError as error:  # of the samplers that requests bring, only that of a form needs one
+        text = f"{param}: the server needs the package {error.package!r}: pip install 'llmx[xgrammar]'"
+        raise ApiError(400, text, param, "not_installed") from error
+    except (PluginError, RecipeError) as error:
+        text = str(error).partition("\n")[0]
+        code = "not_installed" if isinstance(error, PluginError) else "invalid_value"
+        if param is not None:  # in the place of the sampler's name
+            text = f"{param}: {text.partition(': ')[2] or text}"
+        raise ApiError(400, text, param, code) from error
 
 
 def submit(served: Served, requests: Sequence[Request]) -> list[Answer]:
     """Ask the engine, for all or for none.
 
     Raises:
-        ApiError: it is busy, or does not answer any more, or a prompt does not fit.
+        ApiError: it is busy, or does not answer any more, or a prompt of tokens does not fit.
     """
     engine, answers = served.base.engine, []
     try:
@@ -94,8 +118,8 @@ def submit(served: Served, requests: Sequence[Request]) -> list[Answer]:
     except LlmxError as error:
         for answer in answers:
             answer.cancel()
-        if isinstance(error, RecipeError):
-            raise ApiError(400, str(error), code="context_length_exceeded") from error
+        if isinstance(error, RecipeError):  # texts and chats have been looked at
+            raise _misfit(error, "prompt") from error
         if not engine.alive:
             raise unavailable(str(error)) from error
         stats = engine.stats()

@@ -41,14 +41,13 @@ def read_chat(fields: Fields, models: Models, limits: Limits) -> Job:
     if sum(len(each.content) + len(each.reasoning) for each in messages) > room:
         raise wrong("messages", f"do not fit the context of {served.context_length} tokens", "context_length_exceeded")
     sampling = read_sampling(fields, limits, served.context_length, served.vocab_size)
-    form = read_form(fields, limits, model.template.stop)
     top = fields.integer("top_logprobs", 0, limits.logprobs)
     if top is not None and not fields.flag("logprobs"):
         raise wrong("top_logprobs", "needs logprobs to be true", "invalid_value")
     sampling = evolve(
         sampling,
         logprobs=(top or 0) if fields.flag("logprobs") else None,
-        links=(*form, *sampling.links),
+        forms={"response_format": read_form(fields, limits, model.template.stop)},
         max_tokens=sampling.max_tokens or limits.chat_tokens(served.context_length),
     )
     stream, with_usage = streaming(fields)

@@ -43,7 +43,7 @@ def read_completion(fields: Fields, models: Models, limits: Limits) -> Job:
     sampling = evolve(
         sampling,
         logprobs=logprobs,
-        links=(*read_form(fields, limits, ()), *sampling.links),
+        forms={"response_format": read_form(fields, limits, ())},
         max_tokens=sampling.max_tokens or limits.text_tokens(served.base.model.options.max_new_tokens),
     )
     stream, with_usage = streaming(fields)

@@ -26,6 +26,7 @@ class Sampling:
     Attributes:
         number: answers to each prompt.
         max_tokens: None where the request names no limit.
+        forms: samplers that keep an answer to a form, by the field of the request that asks for it.
         links: samplers before the drawing: biases and penalties.
         law: samplers that take the place of the run's chain; None leaves that.
         logprobs: as `llmx.generate.request.Request` has it.
@@ -37,7 +38,8 @@ class Sampling:
     seed: int
     links: tuple[Link, ...]
     law: tuple[Link, ...] | None
-    logprobs: int | None = field(default=None)
+    logprobs: int | None = None
+    forms: Mapping[str, tuple[Link, ...]] = field(factory=dict)
 
 
 def read_sampling(fields: Fields, limits: Limits, context_length: int, vocab_size: int) -> Sampling:

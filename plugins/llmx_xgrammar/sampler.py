@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from llmx.protocols import Tokenizer
     from llmx_xgrammar import JsonSchemaOptions
 
+PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
+"""Where in the library's source an error was raised."""
 CONTROL = re.compile(rb"[\x00-\x1f]")
 _KNOWN: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], xgrammar.TokenizerInfo]] = weakref.WeakKeyDictionary()
 """The tokens of tokenizers in use, by those that end an answer: a second and 15 MB for a large vocabulary, and the same
@@ -57,7 +59,7 @@ class JsonSchema(Sampler):
                 options.schema, any_whitespace=False, separators=(", ", ": "), strict_mode=True
             )
         except (RuntimeError, ValueError, TypeError) as error:  # whatever the library makes of a stranger's schema
-            reason = str(error).strip().rpartition("\n")[2][:300]
+            reason = PLACE.sub("", str(error).strip().rpartition("\n")[2])[:300]
             raise RecipeError(f"json-schema.schema: cannot be kept to: {reason}") from error
 
     def start(self, prompt_ids: Sequence[int]) -> xgrammar.GrammarMatcher:

@@ -17,7 +17,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from llmx.errors import LlmxError, RecipeError
+from llmx.errors import LlmxError, PromptTooLongError, RecipeError
 from llmx.generate.draw import draw_tokens
 from llmx.generate.forward import next_logits, prompt_logits
 from llmx.generate.prefixes import CHUNK, PrefixStore
@@ -100,7 +100,8 @@ class Engine:
             raise RecipeError(f"model: {name!r}: no such model; there are: {', '.join(self.models)}")
         context = self.models[name].context_length
         if not 0 < len(request.ids) < context:
-            raise RecipeError(f"prompt: is {len(request.ids)} tokens long; the model takes 1 to {context - 1}")
+            fault = PromptTooLongError if request.ids else RecipeError
+            raise fault(f"prompt: is {len(request.ids)} tokens long; the model takes 1 to {context - 1}")
         if request.max_new_tokens is not None and request.max_new_tokens < 1:
             raise RecipeError(f"max_new_tokens: must be at least 1: {request.max_new_tokens}")
         answer = Answer(request, self)

@@ -158,15 +158,20 @@ def test_unknown_fields_are_ignored_and_null_is_absent(client: Any) -> None:
 
 def test_a_prompt_over_the_context_or_without_tokens(client: Any) -> None:
     """A line that says how long it is, from texts, tokens and chats alike."""
-    for path, body in [
-        (TEXT, {"model": "plain", "prompt": "a" * 1100}),
-        (TEXT, {"model": "plain", "prompt": [5] * 1024}),
-        (CHAT, chat(messages=[{"role": "user", "content": "a" * 1100}])),
+    for path, body, param in [
+        (TEXT, {"model": "plain", "prompt": "a" * 1100}, "prompt"),
+        (TEXT, {"model": "plain", "prompt": [5] * 1024}, "prompt"),
+        (CHAT, chat(messages=[{"role": "user", "content": "a" * 1100}]), "messages"),
     ]:
         response = client.post(path, json=body)
         assert response.status_code == 400
-        assert "tokens long; the model" in response.json()["error"]["message"]
-    assert client.post(TEXT, json={"model": "plain", "prompt": []}).status_code == 400
+        error = response.json()["error"]
+        assert "tokens long; the model" in error["message"]
+        assert (error["param"], error["code"]) == (param, "context_length_exceeded")
+    response = client.post(TEXT, json={"model": "plain", "prompt": []})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "prompt"
+    assert response.json()["error"]["code"] == "invalid_value"
 
 
 def test_a_body_that_is_too_long(client: Any) -> None:

@@ -88,7 +88,9 @@ def test_a_schema_that_cannot_be_kept_to(client: Any) -> None:
     """400 with one line, not an answer that breaks it."""
     response = ask(client, {"type": "no such type"})
     assert response.status_code == 400
-    assert "cannot be kept to" in response.json()["error"]["message"]
+    error = response.json()["error"]
+    assert error["message"] == 'response_format: cannot be kept to: Unsupported type "no such type"'
+    assert (error["param"], error["code"]) == ("response_format", "invalid_value")
     big = {"type": "object", "properties": {str(n): {"type": "integer"} for n in range(600)}}
     assert "512 are the most" in ask(client, big).json()["error"]["message"]
     for long in ({"patternProperties": {"^a{600}$": {}}}, {"maxLength": 10**6, "minLength": -(10**6)}):
