@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmx_serve.models import Models
 
 KEY = "LLMX_API_KEY"
+SENT = re.compile(r"[!-~]+")
 NAMED = re.compile(r"([^\s=]{1,200})=(.+)", re.DOTALL)
 
 
@@ -60,8 +61,8 @@ def command(run: Path, **given: Any) -> None:
             text = f"llmx serve needs the package {error.name!r}: pip install 'llmx[serve]'"
             raise MissingPackageError(text, str(error.name)) from error
         raise
-    key = given["api_key"] or os.environ.get(KEY) or None
-    place = Place(given["host"], given["port"], Rules(key, tuple(given["allow_host"])), given["drain_s"])
+    rules = Rules(_key(given["api_key"]), given["allow_host"])
+    place = Place(given["host"], given["port"], rules, given["drain_s"])
     place.bind().close()  # before a model is loaded, which may take minutes
     limits = Limits(max_tokens=given["max_tokens"], body_bytes=given["max_body_bytes"], choices=given["max_choices"])
     models = load_models(run, given)
@@ -99,6 +100,14 @@ def load_models(run: Path, given: dict[str, Any]) -> Models:
         served.append(Served(name, base))
         served += [Served(each, base, each) for each in (adapters if number == 0 else ())]
     return Models(served)
+
+
+def _key(given: str | None) -> str | None:
+    """Return the key of the option or else of the environment; it is told in no message."""
+    where, key = ("--api-key", given) if given else (KEY, os.environ.get(KEY))
+    if key and not SENT.fullmatch(key):
+        raise RecipeError(f"{where}: must be ASCII letters, digits and signs without spaces: no header carries others")
+    return key or None
 
 
 def _name_of(run: Path) -> str:

@@ -59,7 +59,7 @@ class Rules:
     """
 
     key: str | None = None
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = field(default=(), converter=lambda names: tuple(name.lower() for name in names))
 
     def check(self, scope: Scope) -> None:
         """Let a request pass.

@@ -64,6 +64,15 @@ def test_the_key_is_asked_for_on_every_route(locked: Any, method: str, path: str
         assert right.status_code not in (401, 403)
 
 
+def test_a_key_that_no_header_carries_is_refused(plain_run: Path, llmx_cli: Any) -> None:
+    """One line, before a model is loaded, that does not tell the key."""
+    for key in ("schlüssel", "two words"):
+        for done in (llmx_cli("serve", plain_run, LLMX_API_KEY=key), llmx_cli("serve", plain_run, "--api-key", key)):
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+            assert "must be ASCII letters, digits and signs without spaces" in done.stderr
+            assert key not in done.stderr
+
+
 def test_the_page_itself_needs_no_key(locked: Any) -> None:
     """It asks for it; and it may do nothing that the policy does not name."""
     with locked.client() as client:
@@ -82,6 +91,22 @@ def test_others_are_let_in_by_a_key_alone(plain_run: Path, llmx_cli: Any) -> Non
         done = llmx_cli("serve", plain_run, "--host", host, "--port", "0")
         assert done.returncode == 2
         assert f"--host {host}: others can reach it: set an API key in LLMX_API_KEY" in done.stderr
+
+
+def test_a_host_that_is_let_in_is_known_in_any_case() -> None:
+    """As names of hosts have no case."""
+    from llmx_serve.faults import ApiError
+    from llmx_serve.gate import Rules
+
+    rules = Rules(None, ("Foo.Example",))
+
+    def check(host: bytes) -> None:
+        rules.check({"type": "http", "method": "GET", "path": "/v1/models", "headers": [(b"host", host)]})
+
+    for host in (b"Foo.Example", b"foo.example:8000", b"FOO.EXAMPLE"):
+        check(host)
+    with pytest.raises(ApiError):
+        check(b"bar.example")
 
 
 def test_other_sites_pages_are_refused(client: Any, server: Any) -> None:
