@@ -23,7 +23,7 @@ from llmx_serve.completions import read_completion
 from llmx_serve.faults import ApiError, busy
 from llmx_serve.fields import Fields
 from llmx_serve.gate import Gate, Rules, State, answer_of
-from llmx_serve.http import EventStream, Gone, Json, gone, read_fields, whole
+from llmx_serve.http import Bodies, EventStream, Gone, Json, gone, whole
 from llmx_serve.limits import Limits
 from llmx_serve.metrics import Metrics
 from llmx_serve.models import Models
@@ -41,6 +41,7 @@ class Service:
     def __init__(self, models: Models, limits: Limits, state: State) -> None:
         self.models, self.limits, self.state = models, limits, state
         self.metrics = Metrics(models, state)
+        self.bodies = Bodies(limits)
         self._pool = ThreadPoolExecutor(2, "llmx-prepare")
         self._slow_pool = ThreadPoolExecutor(1, "llmx-schema")  # grammars may take seconds: others pass by
         self._preparing = 0
@@ -74,13 +75,14 @@ class Service:
         return await self._complete(request, read_completion)
 
     async def _complete(self, request: Request, read: Callable[[Fields, Models, Limits], Job]) -> Response:
-        fields = await read_fields(request, self.limits)
+        async with self.bodies.reading(request) as fields:
 
-        def ask() -> tuple[Job, list[Any]]:
-            job = read(fields, self.models, self.limits)
-            return job, submit(job.served, requests_of(job.served, job.prompts, job.sampling))
+            def ask() -> tuple[Job, list[Any]]:
+                job = read(fields, self.models, self.limits)
+                return job, submit(job.served, requests_of(job.served, job.prompts, job.sampling))
 
-        job, answers = await self.prepare(request.receive, ask, slow=fields.has("response_format"))
+            slow = fields.has("response_format")
+            job, answers = await self.prepare(request.receive, ask, slow=slow)
         asked = Asked(answers, self.metrics.answered)
         if job.stream:
             return EventStream(job, asked)
@@ -93,12 +95,12 @@ class Service:
         return Json(self.models.named(request.path_params["name"]).card())
 
     async def tokenize(self, request: Request) -> Response:
-        fields = await read_fields(request, self.limits)
-        return Json(await self.prepare(request.receive, lambda: tokenize(fields, self.models, self.limits)))
+        async with self.bodies.reading(request) as fields:
+            return Json(await self.prepare(request.receive, lambda: tokenize(fields, self.models, self.limits)))
 
     async def detokenize(self, request: Request) -> Response:
-        fields = await read_fields(request, self.limits)
-        return Json(await self.prepare(request.receive, lambda: detokenize(fields, self.models)))
+        async with self.bodies.reading(request) as fields:
+            return Json(await self.prepare(request.receive, lambda: detokenize(fields, self.models)))
 
     async def health(self, _request: Request) -> Response:
         dead = [name for name, each in self.models.by_name.items() if not each.base.engine.alive]
@@ -149,7 +151,8 @@ def make_app(models: Models, limits: Limits, rules: Rules, state: State) -> ASGI
 
 async def _not_routed(request: Request, error: HTTPException) -> Response:
     text = f"{request.method} {request.url.path[:100]}: {error.detail}"
-    return answer_of(ApiError(error.status_code, text, code="not_found", headers=error.headers or {}))
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    return answer_of(ApiError(error.status_code, text, code=code, headers=error.headers or {}))
 
 
 async def _refused(_request: Request, error: LlmxError) -> Response:

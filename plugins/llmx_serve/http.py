@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmx_serve.asking import Asked
-from llmx_serve.faults import ApiError, unavailable
+from llmx_serve.faults import ApiError, busy, unavailable
 from llmx_serve.fields import Fields, parse_object
 from llmx_serve.limits import Limits
 from llmx_serve.wire import Job
@@ -20,7 +21,8 @@ from llmx_serve.wire import Job
 DONE = b"data: [DONE]\n\n"
 BEAT = b": still here\n\n"
 SMALL_BYTES = 2**16
-"""Bodies below this are parsed on the event loop; one of millions of lists takes a second, and other streams go on."""
+"""Bodies below this are parsed on the event loop; one of millions of lists takes a second, and other streams go on.
+They are not refused for what others hold, either."""
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # a proxy must not collect a stream
 
 
@@ -37,30 +39,50 @@ class Json(Response):
         return orjson.dumps(content)
 
 
-async def read_fields(request: Request, limits: Limits) -> Fields:
-    """Return the object in a request's body.
+class Bodies:
+    """Reads the bodies of requests, and counts the bytes of those that are there: they fill the memory."""
 
-    Raises:
-        ApiError: it is too long, does not come in time, or is no JSON object.
-    """
-    told = request.headers.get("content-length", "")
-    if told.isdigit() and (len(told) > 18 or int(told) > limits.body_bytes):
-        raise _too_long(limits)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(limits.body_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limits.body_bytes:
-                    raise _too_long(limits)
-    except TimeoutError as error:
-        text = f"the body did not come within {limits.body_s:g} seconds"
-        raise ApiError(408, text, code="request_timeout", headers={"connection": "close"}) from error
-    except ClientDisconnect as error:
-        raise Gone from error
-    if len(body) < SMALL_BYTES:
-        return Fields(parse_object(bytes(body), limits.depth))
-    return Fields(await asyncio.to_thread(parse_object, bytes(body), limits.depth))
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._most = limits.bodies * limits.body_bytes
+        self._held = 0
+
+    @contextlib.asynccontextmanager
+    async def reading(self, request: Request) -> AsyncIterator[Fields]:
+        """Give the object in a request's body; its bytes are counted until the block is left.
+
+        Raises:
+            ApiError: it is too long, does not come in time, or is no JSON object, or too many bytes are held already.
+        """
+        body = bytearray()
+        try:
+            await self._fill(body, request)
+            if len(body) < SMALL_BYTES:
+                found = parse_object(bytes(body), self._limits.depth)
+            else:
+                found = await asyncio.to_thread(parse_object, bytes(body), self._limits.depth)
+            yield Fields(found)
+        finally:
+            self._held -= len(body)
+
+    async def _fill(self, body: bytearray, request: Request) -> None:
+        told = request.headers.get("content-length", "")
+        if told.isdigit() and (len(told) > 18 or int(told) > self._limits.body_bytes):
+            raise _too_long(self._limits)
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._held += len(chunk)
+                    if len(body) > self._limits.body_bytes:
+                        raise _too_long(self._limits)
+                    if len(body) > SMALL_BYTES and self._held > self._most:  # there is room for small ones
+                        raise busy("the bodies of other requests fill the memory for them: ask again later", 1)
+        except TimeoutError as error:
+            text = f"the body did not come within {self._limits.body_s:g} seconds"
+            raise ApiError(408, text, code="request_timeout", headers={"connection": "close"}) from error
+        except ClientDisconnect as error:
+            raise Gone from error
 
 
 def _too_long(limits: Limits) -> ApiError:

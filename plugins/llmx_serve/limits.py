@@ -17,6 +17,9 @@ class Limits:
     """Most bytes of a request's body: a context of 128k tokens with room for JSON's escapes."""
     body_s: float = field(default=20.0, validator=positive)
     """Seconds in which a body must have come whole; a request holds nothing else until then."""
+    bodies: int = field(default=8, validator=positive)
+    """Most bodies of full size that are held at once, or as many bytes of smaller ones; above that a large one is
+    answered 429. A body is held until it is prepared, and parsed takes 20 times its bytes at worst."""
     header_s: float = field(default=10.0, validator=positive)
     """Seconds in which a new connection must have sent the head of a request."""
     stall_s: float = field(default=30.0, validator=positive)

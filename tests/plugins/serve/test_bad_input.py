@@ -187,6 +187,7 @@ def test_other_paths_and_methods(client: Any) -> None:
         response = client.request(method, path)
         assert response.status_code == status
         assert response.json()["error"]["type"] == "invalid_request_error"
+        assert response.json()["error"]["code"] == {404: "not_found", 405: "method_not_allowed"}[status]
     for path in ("/page/../app.py", "/page/%2e%2e/app.py", "/page/none.js", "/page/"):
         assert client.get(path).status_code == 404
 

@@ -342,6 +342,37 @@ def head(path: str, length: int) -> bytes:
     return f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n".encode()
 
 
+def test_bodies_that_fill_their_memory_are_refused(plain_run: Path, serve: Any) -> None:
+    """429 once so many bytes are held for bodies that are not whole yet; what is let go is free again."""
+    size = 100_000
+    with serve(plain_run, "--max-body-bytes", size) as server, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(raw(server)) for _ in range(8)]
+        for each in slow:
+            each.sendall(head("/tokenize", size) + b" " * (size - 1))
+        more = raw(server)
+        with more, server.client() as client:
+            more.sendall(head("/tokenize", 100) + b"  ")  # few bytes hold no place of a large body
+            until = time.monotonic() + 20
+            body = b" " * 90_000 + b'{"prompt": "Bo"}'
+            while (response := client.post("/tokenize", content=body)).status_code == 200:
+                assert time.monotonic() < until
+            assert response.status_code == 429
+            assert response.headers["retry-after"] == "1"
+            assert client.post("/tokenize", json={"prompt": "Bo"}).status_code == 200
+            slow[0].sendall(b"x")
+            assert slow[0].recv(100).startswith(b"HTTP/1.1 400")
+            assert client.post("/tokenize", content=body).status_code == 200
+
+
+def test_an_upgrade_that_is_not_spoken_is_no_matter(plain_run: Path, serve: Any) -> None:
+    """The request is answered as any other, and the log advises to install nothing."""
+    with serve(plain_run) as server, server.client() as client:
+        headers = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+        assert client.get("/health", headers=headers).status_code == 200
+        assert "WebSocket" not in server.log.read_text()
+        assert "upgrade" not in server.log.read_text()
+
+
 @pytest.mark.long
 def test_a_body_that_does_not_come(server: Any) -> None:
     """408 after 20 seconds, however many bytes have dripped in; nobody else waits meanwhile."""
