@@ -146,12 +146,13 @@ class EventStream(Response):
 
     async def _events(self) -> AsyncIterator[bytes]:
         writer, answers = self._job.writer, self._asked.answers
-        yield b"".join(map(_event, writer.opening()))
+        beside = {"usage": None} if self._job.with_usage else {}  # as OpenAI has it in all chunks but the last
+        yield b"".join(_event({**each, **beside}) for each in writer.opening())
         try:
             async for news in self._asked.news():
                 chunks = [] if news is None else writer.deltas(news, answers[news.index])
                 if news is None or chunks:
-                    yield b"".join(map(_event, chunks)) or BEAT
+                    yield b"".join(_event({**each, **beside}) for each in chunks) or BEAT
         except ApiError as error:  # the status is sent already
             yield _event(error.body())
             return

@@ -48,6 +48,9 @@ class PatientProtocol(H11Protocol):
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answer as if no upgrade had been asked for: what uvicorn advises to install is of no use here."""
+
     def pause_writing(self) -> None:
         """The send buffer is full."""
         super().pause_writing()

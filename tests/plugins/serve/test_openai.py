@@ -64,6 +64,9 @@ def test_a_stream_is_framed_as_openai_frames_it(api: openai.OpenAI) -> None:
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == len(TAUGHT) + 1  # a token a character, and the end
     assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert all("usage" in chunk.model_fields_set for chunk in chunks)
+    bare = api.chat.completions.create(model="chats", messages=ASKED, max_tokens=1, stream=True)
+    assert not any("usage" in chunk.model_fields_set for chunk in bare)
 
 
 def test_the_raw_stream_ends_by_done(client: Any) -> None:
