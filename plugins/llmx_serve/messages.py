@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -36,13 +37,13 @@ def _message(fields: Fields) -> Message:
     if role == "assistant":
         thought = fields.string("reasoning_content") or fields.string("reasoning") or ""
         calls = tuple(map(_call, fields.objects("tool_calls", 128)))
-    content = _content(fields)
+    content = _content(fields, ("text", "refusal") if role == "assistant" else ("text",))
     if content is None and role != "assistant":
         raise wrong(fields.at("content"), "is required", "missing_required_parameter")
     return Message(role, content or "", reasoning=thought, tool_calls=calls)
 
 
-def _content(fields: Fields) -> str | None:
+def _content(fields: Fields, kinds: Sequence[str]) -> str | None:
     value = fields.values.get("content")
     if value is None or isinstance(value, str):
         return value
@@ -50,9 +51,9 @@ def _content(fields: Fields) -> str | None:
         raise wrong(fields.at("content"), f"must be a string or a list of parts, not {plain(value)}", "invalid_type")
     parts = fields.objects("content", 10_000)
     for part in parts:
-        if (kind := part.required("type")) != "text":
+        if (kind := part.required("type")) not in kinds:
             raise wrong(part.at("type"), f"must be text, for the model reads nothing else, not {kind[:40]!r}")
-    return "\n".join(part.required("text") for part in parts)
+    return "\n".join(part.required(part.required("type")) for part in parts)
 
 
 def _call(fields: Fields) -> dict[str, Any]:

@@ -149,6 +149,17 @@ def test_what_is_no_json_object(client: Any, body: bytes, message: str) -> None:
     assert message in client.post(TEXT, content=body).json()["error"]["message"]
 
 
+def test_a_refusal_of_an_assistant_is_what_it_said(client: Any) -> None:
+    """A part of that type, as OpenAI sends it back; a user has none."""
+
+    def tokens(role: str, part: Any) -> Any:
+        return client.post("/tokenize", json={"messages": [*SAID, {"role": role, "content": [part]}, *SAID]}).json()
+
+    refusal = {"type": "refusal", "refusal": "No."}
+    assert tokens("assistant", refusal)["tokens"] == tokens("assistant", {"type": "text", "text": "No."})["tokens"]
+    assert tokens("user", refusal)["error"]["param"] == "messages.1.content.0.type"
+
+
 def test_unknown_fields_are_ignored_and_null_is_absent(client: Any) -> None:
     """As OpenAI's own extensions come and go."""
     known = ["temperature", "top_p", "n", "stop", "seed", "tools", "logit_bias", "stream_options", "response_format"]
