@@ -51,7 +51,7 @@ def read_chat(fields: Fields, models: Models, limits: Limits) -> Job:
         max_tokens=sampling.max_tokens or limits.chat_tokens(served.context_length),
     )
     stream, with_usage = streaming(fields)
-    single = fields.values.get("parallel_tool_calls") is False
+    single = fields.has("parallel_tool_calls") and not fields.flag("parallel_tool_calls")
     writer = ChatWriter(served, sampling, tools=bool(tools), single=single)
     return Job(served, [model.chat(messages, tools)], sampling, writer, stream, with_usage)
 

@@ -74,6 +74,7 @@ WRONG = [
     (CHAT, chat(tools=[TOOL] * 129), "tools", "128 are the most"),
     (CHAT, chat(tools=[{"type": "retrieval"}]), "tools.0.type", "must be function"),
     (CHAT, chat(tools=[TOOL], tool_choice="required"), "tool_choice", "cannot be forced"),
+    (CHAT, chat(parallel_tool_calls="x"), "parallel_tool_calls", "must be true or false"),
     (CHAT, chat(response_format={"type": "xml"}), "response_format.type", "must be one of"),
     (CHAT, chat(response_format={}), "response_format.type", "is required"),
     (
