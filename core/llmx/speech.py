@@ -22,11 +22,12 @@ class Said:
     """A part of what was said.
 
     Attributes:
+        kind: "arguments" is more of those of the call before.
         text: of a call, its arguments as JSON.
         name: of a call, the function's.
     """
 
-    kind: Literal["reasoning", "content", "call"]
+    kind: Literal["reasoning", "content", "call", "arguments"]
     text: str
     name: str = ""
 

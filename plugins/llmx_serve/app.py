@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive
 
 from llmx import LlmxError, RecipeError
 from llmx_serve.asking import Asked, requests_of, submit
+from llmx_serve.calls import forces
 from llmx_serve.chat import read_chat
 from llmx_serve.completions import read_completion
 from llmx_serve.faults import ApiError, busy
@@ -81,7 +82,7 @@ class Service:
                 job = read(fields, self.models, self.limits)
                 return job, submit(job.served, requests_of(job.served, job.prompts, job.sampling))
 
-            slow = fields.has("response_format")
+            slow = fields.has("response_format") or forces(fields)
             job, answers = await self.prepare(request.receive, ask, slow=slow)
         asked = Asked(answers, self.metrics.answered)
         if job.stream:

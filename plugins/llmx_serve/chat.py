@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
 from llmx.speech import Said, Speech
 from llmx_serve.asking import News
+from llmx_serve.calls import CallSpeech, Forced, read_forced
 from llmx_serve.faults import ApiError, wrong
 from llmx_serve.fields import Fields
 from llmx_serve.limits import Limits
@@ -16,7 +18,7 @@ from llmx_serve.logprobs import chat_logprobs
 from llmx_serve.messages import read_messages, read_tools
 from llmx_serve.models import Models, Served
 from llmx_serve.sampling import Sampling, read_sampling
-from llmx_serve.schema import read_form
+from llmx_serve.schema import kept_to, read_form
 from llmx_serve.wire import Job, Writer, streaming
 
 if TYPE_CHECKING:
@@ -50,9 +52,11 @@ def read_chat(fields: Fields, models: Models, limits: Limits) -> Job:
         forms={"response_format": read_form(fields, limits, model.template.stop)},
         max_tokens=sampling.max_tokens or limits.chat_tokens(served.context_length),
     )
+    if (forced := read_forced(fields, tools, limits)) is not None:
+        sampling = evolve(sampling, forms={"tool_choice": kept_to(forced.schema, model.template.stop)})
     stream, with_usage = streaming(fields)
     single = fields.has("parallel_tool_calls") and not fields.flag("parallel_tool_calls")
-    writer = ChatWriter(served, sampling, tools=bool(tools), single=single)
+    writer = ChatWriter(served, sampling, forced, tools=bool(tools), single=single)
     return Job(served, [model.chat(messages, tools)], sampling, writer, stream, with_usage)
 
 
@@ -63,7 +67,7 @@ KINDS = ("content", "reasoning")
 class _Turn:
     """What one choice said so far."""
 
-    speech: Speech
+    speech: Speech | CallSpeech
     said: list[Said]
 
 
@@ -71,15 +75,23 @@ class ChatWriter(Writer):
     """Chunks and completions of a chat.
 
     Args:
+        forced: the call that every answer is.
         single: only the first call of a tool is told.
     """
 
     whole, part, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def __init__(self, served: Served, sampling: Sampling, *, tools: bool, single: bool) -> None:
+    def __init__(self, served: Served, sampling: Sampling, forced: Forced | None, *, tools: bool, single: bool) -> None:
         super().__init__(served, sampling)
-        self._turns = [_Turn(Speech(thinking=served.opens_thought, tools=tools), []) for _ in range(sampling.number)]
-        self._single = single
+        self._forced, self._single = forced, single
+        self._turns = [_Turn(self._speech(tools=tools), []) for _ in range(sampling.number)]
+
+    def _speech(self, *, tools: bool) -> Speech | CallSpeech:
+        if self._forced is not None:
+            return CallSpeech(self._forced.named)
+        if any(self.sampling.forms.values()):  # from the first token on: there is no thought, and no call
+            return Speech()
+        return Speech(thinking=self.served.opens_thought, tools=tools)
 
     def opening(self) -> list[dict[str, Any]]:
         """Return the first chunks: who speaks."""
@@ -120,7 +132,10 @@ class ChatWriter(Writer):
 
     def _reason(self, turn: _Turn, answer: Answer) -> str:
         called = any(each.kind == "call" for each in turn.said)
-        return "tool_calls" if called and answer.finish_reason == "stop" else str(answer.finish_reason)
+        ended = called and answer.finish_reason == "stop"
+        if ended and self._forced is not None and self._forced.named:
+            return "stop"  # as OpenAI has it: the model was not the one to choose
+        return "tool_calls" if ended else str(answer.finish_reason)
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """Return an answer as a whole."""
@@ -128,7 +143,7 @@ class ChatWriter(Writer):
         news = News(index, answer.tokens, ended=True)
         self._said(news, turn)
         content, thought = ("".join(each.text for each in turn.said if each.kind == kind) for kind in KINDS)
-        calls = [_call(each) for each in turn.said if each.kind == "call"]
+        calls = [_call(each) for each in _joined(turn.said)]
         message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None}
         message["refusal"] = None
         if thought:
@@ -140,9 +155,23 @@ class ChatWriter(Writer):
         return {"index": index, "message": message, "logprobs": told, "finish_reason": self._reason(turn, answer)}
 
 
-def _delta(said: Said, number: int) -> dict[str, Any]:
+def _joined(said: Sequence[Said]) -> list[Said]:
+    """Return the calls, each with all of its arguments."""
+    found: list[Said] = []
+    for each in said:
+        if each.kind == "call":
+            found.append(each)
+        elif each.kind == "arguments":
+            found[-1] = evolve(found[-1], text=found[-1].text + each.text)
+    return found
+
+
+def _delta(said: Said, called: int) -> dict[str, Any]:
+    """Return what is new, after so many calls."""
     if said.kind == "call":
-        return {"tool_calls": [{"index": number, **_call(said)}]}
+        return {"tool_calls": [{"index": called, **_call(said)}]}
+    if said.kind == "arguments":
+        return {"tool_calls": [{"index": called - 1, "function": {"arguments": said.text}}]}
     return {"content" if said.kind == "content" else "reasoning_content": said.text}
 
 

@@ -69,16 +69,13 @@ def _call(fields: Fields) -> dict[str, Any]:
 
 
 def read_tools(fields: Fields, limits: Limits) -> tuple[dict[str, Any], ...]:
-    """Return the tools that the model may call; none where `tool_choice` says so.
+    """Return the tools that the model is told of; none where `tool_choice` says so.
 
     Raises:
-        ApiError: one is no function, or `tool_choice` asks for what is not done.
+        ApiError: one is no function.
     """
     tools = tuple(map(_tool, fields.objects("tools", limits.tools)))
-    choice = fields.values.get("tool_choice")
-    if choice not in (None, "none", "auto"):
-        raise wrong("tool_choice", "must be none or auto: a call cannot be forced", "unsupported_value")
-    return () if choice == "none" else tools
+    return () if fields.values.get("tool_choice") == "none" else tools
 
 
 def _tool(fields: Fields) -> dict[str, Any]:

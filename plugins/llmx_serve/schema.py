@@ -39,12 +39,21 @@ def read_form(fields: Fields, limits: Limits, stop: Sequence[str]) -> tuple[Link
     if kind == "json_schema":
         given = form.one("json_schema")
         schema = given.one("schema").values
-        _check(schema, given.at("schema"), limits)
+        check_schema(schema, given.at("schema"), limits)
+    return kept_to(schema, stop)
+
+
+def kept_to(schema: Any, stop: Sequence[str]) -> tuple[Link, ...]:
+    """Return the sampler that keeps an answer to a schema; the special tokens `stop` may end it."""
     return (("json-schema", {"schema": orjson.dumps(schema).decode(), "stop": list(stop)}),)
 
 
-def _check(schema: Any, where: str, limits: Limits) -> None:
-    """See that a grammar of the schema is made in a few seconds."""
+def check_schema(schema: Any, where: str, limits: Limits) -> None:
+    """See that a grammar of the schema is made in a few seconds.
+
+    Raises:
+        ApiError: it is too large for that.
+    """
     if len(orjson.dumps(schema)) > limits.schema_bytes:
         raise wrong(where, f"is longer than {limits.schema_bytes} bytes", "invalid_value")
     nodes, level = [], [schema]

@@ -73,7 +73,7 @@ WRONG = [
     (CHAT, chat(messages=[{"role": "user", "content": "a" * 300_000}]), "messages", "do not fit the context"),
     (CHAT, chat(tools=[TOOL] * 129), "tools", "128 are the most"),
     (CHAT, chat(tools=[{"type": "retrieval"}]), "tools.0.type", "must be function"),
-    (CHAT, chat(tools=[TOOL], tool_choice="required"), "tool_choice", "cannot be forced"),
+    (CHAT, chat(tools=[TOOL], tool_choice="any"), "tool_choice", "must be none, auto, required or a function"),
     (CHAT, chat(parallel_tool_calls="x"), "parallel_tool_calls", "must be true or false"),
     (CHAT, chat(response_format={"type": "xml"}), "response_format.type", "must be one of"),
     (CHAT, chat(response_format={}), "response_format.type", "is required"),
