@@ -52,10 +52,7 @@ def layers_of(
         layers.append(Layer(f"--{section}", {section: value if isinstance(value, str | Mapping) else list(value)}))
     if hooks:
         layers.append(Layer("--hooks", {"hooks": list(dict.fromkeys([*_hooks_so_far(layers), *hooks]))}))
-    if isinstance(overrides, Mapping):
-        layers += [_override(key, value) for key, value in overrides.items()]
-    else:
-        layers += override_layers(overrides)
+    layers += _overriding(overrides)
     return [_with_absolute_hooks(layer) for layer in layers]
 
 
@@ -72,6 +69,12 @@ def _with_absolute_hooks(layer: Layer) -> Layer:
 def _hooks_so_far(layers: Sequence[Layer]) -> list[str]:
     given = [layer.values["hooks"] for layer in layers if "hooks" in layer.values]
     return list(given[-1]) if given and isinstance(given[-1], list) else []
+
+
+def _overriding(overrides: Sequence[str] | Mapping[str, Any]) -> list[Layer]:
+    if isinstance(overrides, Mapping):
+        return [_override(key, value) for key, value in overrides.items()]
+    return override_layers(overrides)
 
 
 def _override(key: str, value: Any) -> Layer:
@@ -212,13 +215,15 @@ def load(
             for generating. None leaves the model as any other.
         adapters: by names of their own, runs with `adapter/` or folders in PEFT's form: more models over the one base,
             whose weights they share.
-        compile: put the step of one sequence through torch.compile, with a C++ compiler and in half a minute, for a
-            small model on a CPU: most of its step is many small operations. Sequences then take turns. The weights are
-            packed, in the type they are stored in where `weights` is None.
+        compile: put the step of one sequence through torch.compile, with a C++ compiler, once for a shape: a minute for
+            a small model, three for 28 blocks. A CPU then reads the weights with less waiting, and a small model's many
+            small operations are few. Sequences then take turns. The weights are packed, in the type they are stored
+            in where `weights` is None.
 
     Raises:
         CheckpointError: the folder is incomplete or altered, or an adapter is not of this model.
-        RecipeError: there is no such folder, or a sampler or an option does not exist.
+        RecipeError: there is no such folder, a sampler or an option does not exist, or an override is of something that
+            made the model and cannot change it any more.
     """
     import torch
 
@@ -238,6 +243,10 @@ def load(
     # only what generating needs: the optimizer's or the logger's plugin may be gone by now
     merged = not is_run(folder) or (folder / "model").exists()
     wanted = {"sampler", "generate", *(() if merged else ("model", "tokenizer", "adapter", "train"))}
+    late = [each.origin for each in _overriding(overrides) if not wanted.issuperset(each.values)]
+    if late:
+        can = " and ".join(f"{section}.*" for section in sorted(wanted))
+        raise RecipeError(f"{late[0]}: the model in {folder} is made already: only {can} can be given")
     recipe = Recipe.resolve([*saved_layers(folder, wanted), *layers_of(overrides=overrides, **names)], registry)
     if merged:
         lies = folder / "model" if is_run(folder) else folder
@@ -247,7 +256,8 @@ def load(
         found = load_checkpoint(folder, recipe, registry, torch.device(device))
     adapted = adapted_models(found, lies, adapters or {}, registry, torch.device(device))
     if weights is not None or compile:
-        pack_all(found.model, adapted, None if weights == "stored" else weights, torch.device(device))
+        kept = None if weights == "stored" else weights
+        pack_all(found.model, adapted, kept, torch.device(device), compiled=compile)
     if compile:
         compile_steps([found.model, *adapted.values()], torch.device(device))
     chain = [part.build(found.tokenizer) for part in recipe.samplers]

@@ -73,7 +73,7 @@ def time_ours(shape: str, kind: str, streams: int, *, compiled: bool) -> float:
 
     torch.set_num_threads(THREADS)
     model = random_model(shape, torch.float32 if kind == "fp32" else torch.bfloat16)
-    pack(model, None if kind == "fp32" else kind)  # type: ignore[arg-type]
+    pack(model, None if kind == "fp32" else kind, compiled=compiled)  # type: ignore[arg-type]
     if compiled:
         compile_steps([model], torch.device("cpu"))
     engine = Engine({"model": model}, None, slots=streams, prefix_bytes=0)

@@ -89,8 +89,10 @@ def sharing_copy(model: Model) -> Model:
     return cast(Model, copy.deepcopy(module, {id(tensor): tensor for tensor in tensors}))
 
 
-def pack_all(model: Model, adapted: Mapping[str, Model], weights: Weights | None, device: torch.device) -> None:
-    """Pack the weights of a base, in place, once for it and for the forms that share them.
+def pack_all(
+    model: Model, adapted: Mapping[str, Model], weights: Weights | None, device: torch.device, *, compiled: bool = False
+) -> None:
+    """Pack the weights of a base as `llmx.nn.packed.pack`, in place, once for it and for the forms that share them.
 
     Raises:
         RecipeError: the device cannot compute with what they are packed as.
@@ -105,12 +107,12 @@ def pack_all(model: Model, adapted: Mapping[str, Model], weights: Weights | None
     head = id(model.head_weight())
     shared = [form for form in adapted.values() if id(form.head_weight()) == head]
     places = [(form, name, names.get(id(each.weight))) for form in adapted.values() for name, each in _linears(form)]
-    pack(cast(nn.Module, model), weights, device)
+    pack(cast(nn.Module, model), weights, device, compiled=compiled)
     for form, name, base in places:
         if base is not None:
             cast(nn.Module, form).set_submodule(name, cast(nn.Module, model).get_submodule(f"{base}.base_layer"))
     for form in adapted.values():
-        pack(cast(nn.Module, form), weights, device)
+        pack(cast(nn.Module, form), weights, device, compiled=compiled)
     for form in shared:
         if hasattr(model, "packed_head"):
             form.packed_head = model.packed_head  # type: ignore[attr-defined]  # of a decoder, that `pack` knows

@@ -1,4 +1,4 @@
-"""A token of one sequence in one graph of torch.compile: for small models, whose step is many small operations.
+"""A token of one sequence in one graph of torch.compile, which joins its many small operations and reads weights fast.
 
 Shapes: `K` key-value heads, `S` tokens a buffer holds, `H` head width, `V` vocabulary.
 """
@@ -31,6 +31,9 @@ OPTIONS: dict[str, Any] = {"cpp_wrapper": True, "guard_filter_fn": _guards_kept}
 
 NEAR = 0.05
 """Most relative error of the logits, beside those that the same weights give without a compiler: bf16 makes 0.02."""
+
+FIRST_S, BLOCK_S = 25, 5
+"""Seconds that two cores take to compile a step, and for each block of it."""
 
 _numbers = itertools.count()
 
@@ -78,8 +81,7 @@ class CompiledStep:
             raise RecipeError("compile: this model keeps its keys and values in its own way: leave --compile out")
         self._model.hidden(torch.zeros(1, 6, dtype=torch.long), cache=cache)
         for buffer_BKSH in cache.room():
-            torch._dynamo.mark_dynamic(buffer_BKSH, 2)
-            for axis in (0, 1, 3):
+            for axis in (0, 1, 3):  # and axis 2 is one number for all: each more would cost 13 us a step
                 torch._dynamo.mark_static(buffer_BKSH, axis)
         other = cache.copied(cache.length, LEAST_HELD)
         wanted_V = self._plain(torch.tensor([[1]]), torch.tensor([6]), 7, other.room(), self._name).float()
@@ -131,7 +133,8 @@ def compile_steps(models: Sequence[Model], device: torch.device) -> None:
         raise RecipeError(f"compile: {len(models)} models, of which {most} are the most: leave --compile out")
     for number, model in enumerate(models, 1):
         which = f" {number} of {len(models)}" if len(models) > 1 else ""
-        sys.stderr.write(f"llmx: compiling the step{which}: about half a minute\n")
+        seconds = FIRST_S + len(model.blocks()) * BLOCK_S
+        sys.stderr.write(f"llmx: compiling the step{which}: about {seconds} s, less where it was done before\n")
         sys.stderr.flush()
         step = CompiledStep(model)
         step.build()

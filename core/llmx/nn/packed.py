@@ -25,7 +25,13 @@ NEAR = 0.25
 """Most relative error of a packed product: int4 makes 0.1, and a weight in another layout than is thought above 1."""
 
 
-def pack(model: nn.Module, weights: Weights | None = None, device: torch.device | None = None) -> None:
+def pack(
+    model: nn.Module,
+    weights: Weights | None = None,
+    device: torch.device | None = None,
+    *,
+    compiled: bool = False,
+) -> None:
     """Fuse and pack the linear layers of a model and its head, one layer at a time, and release the weights they had.
 
     A model cannot be trained, saved or packed again afterwards. A layer that an adapter wraps keeps its wrapper; the
@@ -35,6 +41,7 @@ def pack(model: nn.Module, weights: Weights | None = None, device: torch.device 
         weights: their type; int8 and int4 compute in bf16. None: as they are stored. In int4, a layer whose
             input features are not a multiple of 32 is held in int8.
         device: where the model computes; None: where it is.
+        compiled: torch.compile will see the model: bf16 stays in a layout that it can read.
 
     Raises:
         RecipeError: there is no such type, or this device has no right product for it.
@@ -42,7 +49,7 @@ def pack(model: nn.Module, weights: Weights | None = None, device: torch.device 
     if weights is not None and weights not in get_args(Weights):
         raise RecipeError(f"weights: {weights!r}: no such type; there are: {', '.join(get_args(Weights))}")
     model.requires_grad_(False).eval()
-    place = _Place(weights, next(model.parameters()).device if device is None else device)
+    place = _Place(weights, next(model.parameters()).device if device is None else device, compiled)
     with torch.no_grad():
         if isinstance(model, Decoder) and _head_is_plain(model):
             model.packed_head = place.packed([model.head_weight()], [None])
@@ -96,9 +103,10 @@ def _bring_own(module: nn.Module, place: _Place) -> None:
 class _Place:
     """Where and how weights are to be: makes layers, and proves each form and shape once."""
 
-    def __init__(self, weights: Weights | None, device: torch.device) -> None:
+    def __init__(self, weights: Weights | None, device: torch.device, compiled: bool) -> None:
         self.weights = weights
         self.device = device
+        self.compiled = compiled
         self._alone: dict[tuple[object, ...], bool] = {}
 
     def brought(self, tensor: Tensor) -> Tensor:
@@ -130,7 +138,7 @@ class _Place:
             if self.device.type == "cuda":
                 return CudaInt4Linear if narrow and CudaInt4Linear.takes(weight_NK) else CudaInt8Linear
             raise RecipeError(f"weights: {self.weights!r} is for cpu and cuda, not for {self.device.type}: use bf16")
-        fits = weight_NK.dtype == torch.bfloat16 and weight_NK.device.type == "cpu"
+        fits = weight_NK.dtype == torch.bfloat16 and weight_NK.device.type == "cpu" and not self.compiled
         return BlockedLinear if fits and torch.ops.mkldnn._is_mkldnn_bf16_supported() else PlainLinear
 
 
