@@ -20,6 +20,9 @@ from attrs import frozen
 UNITS = ("steps", "tokens", "bytes", "rows", "epochs")
 """Endings of a field name that state its unit; `_s` is seconds, others are given as `metadata={"unit": ...}`."""
 
+TABLES = (dict, Mapping)
+"""Annotations of a table."""
+
 
 @frozen
 class Fault:
@@ -115,6 +118,7 @@ def _converter() -> Any:
     converter.register_structure_hook(float, _float)
     converter.register_structure_hook(Path, _path)
     converter.register_structure_hook_func(_is_sequence, _sequence)
+    converter.register_structure_hook_func(_is_table, _table)
     configure_union_passthrough(str | bool | int | float | None, converter, accept_ints_as_floats=True)
     return converter
 
@@ -152,6 +156,17 @@ def _sequence(value: Any, wanted: Any) -> Any:
     return typing.get_origin(wanted)(map(structure_value, value, kinds))
 
 
+def _is_table(wanted: Any) -> bool:
+    return wanted in TABLES or typing.get_origin(wanted) in TABLES
+
+
+def _table(value: Any, wanted: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise TypeError(value)
+    key, kind = typing.get_args(wanted) or (Any, Any)
+    return {structure_value(name, key): structure_value(each, kind) for name, each in value.items()}
+
+
 def unstructure(instance: Any) -> dict[str, Any]:
     """Return the fields of an options instance as plain TOML values, without those that are None."""
     plain = attrs.asdict(instance, value_serializer=lambda _, __, v: str(v) if isinstance(v, Path) else v)
@@ -173,8 +188,8 @@ def type_name(wanted: Any) -> str:
     if origin in (list, tuple):
         count = "" if origin is list or args[1:] == (...,) else f"{len(args)} "
         return f"list of {count}{type_name(args[0])}"
-    if origin is dict or wanted is dict:
-        return "table"
+    if origin in TABLES or wanted in TABLES:
+        return "table" if args[1:] in ((), (Any,)) else f"table of {type_name(args[1])}"
     return {Path: "path"}.get(wanted, getattr(wanted, "__name__", str(wanted)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +69,32 @@ def test_one_text_for_a_list_is_shown_as_a_list() -> None:
     """How to write it is part of the message, in the form that TOML and the command line take."""
     assert faults_of(names="user")["x.names"] == "must be list of str, not 'user' (str); write [\"user\"]"
     assert faults_of(names=3)["x.names"] == "must be list of str, not 3 (int)"
+
+
+@pytest.mark.parametrize("value", [3, [1], "x", None, [{"a": 1}]])
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        (dict, "table"),
+        (dict[str, Any], "table"),
+        (Mapping[str, float], "table of float"),
+        (tuple[dict[str, Any], ...], "list of table"),
+    ],
+)
+def test_what_is_no_table_is_refused(kind: Any, wanted: str, value: Any) -> None:
+    """A number or a list in the place of a table is a fault as any other."""
+    if wanted == "list of table":
+        value = [value]
+    with pytest.raises(TypeError, match=f"must be {wanted}, not "):
+        structure_value(value, kind)
+
+
+def test_tables_keep_what_they_hold() -> None:
+    """Values of any kind stay; those of a kind are structured to it."""
+    assert structure_value({"a": [1, {"b": None}]}, dict[str, Any]) == {"a": [1, {"b": None}]}
+    assert structure_value({"7": 1}, Mapping[str, float]) == {"7": 1.0}
+    with pytest.raises(TypeError, match=r"must be table of float, not \{'7': 'x'\} \(table\)"):
+        structure_value({"7": "x"}, Mapping[str, float])
 
 
 def test_all_faults_are_reported_at_once() -> None:

@@ -26,6 +26,7 @@ def test_all_faults_of_the_models_are_told_at_once(tmp_path: Path) -> None:
         [[model]]
         path = 3
         weigths = "int8"
+        overrides = 3
         [[model]]
         url = "ftp://x"
         [[model]]
@@ -47,6 +48,7 @@ def test_all_faults_of_the_models_are_told_at_once(tmp_path: Path) -> None:
         "m.toml: model[1]: needs either path (a folder) or url (an OpenAI API), and not both",
         "m.toml: model[2].weigths: no such option; nearest: weights",
         "m.toml: model[2].path: must be path, not 3 (int)",
+        "m.toml: model[2].overrides: must be table, not 3 (int)",
         'model[3].url: must be the base URL of an OpenAI API, such as "http://127.0.0.1:8000/v1"',
         "model[4].url: holds a name or password",
         "model[4].api_key: a key does not belong into a file: name a variable in api_key_env",
@@ -57,7 +59,7 @@ def test_all_faults_of_the_models_are_told_at_once(tmp_path: Path) -> None:
     ):
         assert wanted in text
     assert "secret" not in text.replace("me:secret", "")
-    assert len(text.splitlines()) == len(told.value.faults) == 11
+    assert len(text.splitlines()) == len(told.value.faults) == 12
 
 
 def test_names_are_given_or_found() -> None:
@@ -112,6 +114,9 @@ def test_each_bad_question_is_told_with_its_line(tmp_path: Path) -> None:
         '{"messages": [{"role": "assistant", "content": "x"}]}',
         '{"question": "\\ud800"}',
         '{"question": "a", "expect": {"json_schema": {"type": 3}}}',
+        '{"messages": [3]}',
+        '{"question": "a", "expect": [1]}',
+        '{"question": "a", "expect": {"json_schema": 3}}',
         '{"question": "a", "id": "same"}',
         '{"question": "b", "id": "same"}',
     ]
@@ -134,6 +139,9 @@ def test_each_bad_question_is_told_with_its_line(tmp_path: Path) -> None:
         ":13: messages: the last one must be of the user",
         ":14: holds half of a surrogate pair",
         ":15: expect: json_schema: $.type: 3 is not valid",
+        ":16: messages: must be list of table, not [3] (list)",
+        ":17: expect: must be table, not [1] (list)",
+        ":18: expect.json_schema: must be table, not 3 (int)",
         ": two questions have the id 'same'",
     ]
     assert len(found) == len(wanted)
