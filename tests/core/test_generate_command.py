@@ -20,6 +20,9 @@ from click.testing import CliRunner, Result
 
 import llmx
 from llmx.cli import cli
+from llmx.generate.prompt_file import read_prompts
+from llmx.generate.prompts import ChatPrompt
+from llmx.protocols import Message
 
 Generate = Callable[..., Result]
 
@@ -128,6 +131,10 @@ def test_every_bad_line_is_named_before_anything_runs(generate: Generate, tmp_pa
         b'{"messages": [{"role": "king", "content": ""}]}', b'{"messages": [{"role": "user"}]}',
         b'{"messages": [{"role": "assistant", "content": "x"}]}', b'{"prompt": "\xff"}',
         b'{"messages": [{"role": "user", "content": "x"}], "tools": {}}',
+        b'{"messages": [{"role": ["x"]}]}', b'{"messages": [{"role": "tool", "tool_calls": 5}]}',
+        b'{"messages": [{"role": "tool", "tool_calls": [{"function": [1]}]}]}',
+        b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+        b'{"messages": [{"role": "user", "content": "x", "reasoning_content": 5}]}',
     ]  # fmt: skip
     path.write_bytes(b'{"prompt": "fine"}\n' + b"\n".join(bad))
     lines = fault(generate("--prompts", path, "--out", out)).splitlines()
@@ -142,6 +149,48 @@ def test_every_bad_line_is_named_before_anything_runs(generate: Generate, tmp_pa
     (tmp_path / "x.txt").write_text("\n \n")
     assert "holds no prompt" in fault(generate("--prompts", tmp_path / "x.txt"))
     assert "No such file" in fault(generate("--prompts", tmp_path / "none.txt"))
+
+
+def test_a_file_is_read_by_what_its_name_says(tmp_path: Path) -> None:
+    """A BOM is no part of it; `.json` holds a list, an object or JSON lines."""
+    bom, rows = b"\xef\xbb\xbf", b'{"prompt": "a"}\r\n{"prompt": "b"}\r\n'
+    for name, given in {
+        "p.txt": bom + b"a\r\nb\r\n",
+        "p.jsonl": bom + rows,
+        "p.json": bom + b'[{"prompt": "a"},\n {"prompt": "b"}]',
+        "lines.json": bom + rows,
+    }.items():
+        (tmp_path / name).write_bytes(given)
+        assert [each.prompt for each in read_prompts(tmp_path / name)] == ["a", "b"], name
+    one = tmp_path / "one.json"
+    one.write_text('{\n"prompt": "a"}')
+    assert [each.prompt for each in read_prompts(one)] == ["a"]
+    for text, wanted in {
+        '[{"prompt": "a"}, 3]': r"one\.json: \[1\]: must be an object",
+        '[{"prompt": "a"},\n': r"one\.json: not valid JSON",
+        "[]": "holds no prompt",
+        '"text"': r"one\.json: must be an object",
+    }.items():
+        one.write_text(text)
+        with pytest.raises(llmx.DataError, match=wanted):
+            read_prompts(one)
+
+
+def test_parts_of_text_are_one_text(tmp_path: Path) -> None:
+    """OpenAI's other form of content."""
+    parts = [{"type": "text", "text": "What"}, {"type": "text", "text": " now?"}]
+    (tmp_path / "p.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": parts}]}))
+    prompt = read_prompts(tmp_path / "p.jsonl")[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages == (Message("user", "What now?"),)
+
+
+@pytest.mark.parametrize("given", ["The\nof\n", '{"prompt": "The", "id": 1}\n{"prompt": "of"}\n'])
+def test_prompts_of_standard_input(generate: Generate, given: str) -> None:
+    """JSON lines where the first one is an object, else a text on each."""
+    found = generate("--prompts", "-", "--max-new-tokens", 2, stdin=given)
+    assert [row["prompt"] for row in rows(found.stdout)] == ["The", "of"]
+    assert "stdin:3: not valid JSON" in fault(generate("--prompts", "-", stdin='{"prompt": "a"}\n\nx'))
 
 
 def test_what_cannot_be_asked_is_told(generate: Generate) -> None:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 @click.option(
     "--prompts",
     type=click.Path(path_type=Path),
-    help='Answer a file instead, in JSON lines: a prompt on each line, or .jsonl with "prompt" or "messages" in each.',
+    help='Answer a file instead, in JSON lines: a prompt on each line, or .jsonl (.json: a list) with "prompt" or '
+    '"messages" in each. "-" reads stdin, as JSON lines where its first line is an object.',
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Where the answers to --prompts go; by default stdout.")
 @click.option("--sampler", multiple=True, metavar="NAME", help="A link of the sampler chain; again for more, in order.")

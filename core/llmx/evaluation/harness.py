@@ -15,7 +15,8 @@ from torch import Tensor
 
 from llmx.generate.chains import Link
 from llmx.generate.forward import device_of
-from llmx.generate.prompt_file import in_order, messages_of
+from llmx.generate.messages import messages_of
+from llmx.generate.prompt_file import in_order
 from llmx.generate.request import Request
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         """Return a chat as the model's own template writes it."""
         template = self.loaded.template
         assert template is not None
-        pieces = template.pieces(messages_of(chat_history, "chat"), generate=add_generation_prompt)
+        pieces = template.pieces(messages_of(chat_history), generate=add_generation_prompt)
         return "".join(piece.text for piece in pieces)
 
     # --- scores -----------------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,18 @@ from attrs import evolve, frozen
 
 from llmx.data.batches import stream_seed
 from llmx.errors import DataError, LlmxError, RecipeError
+from llmx.generate.messages import messages_of
 from llmx.generate.prompts import ChatPrompt
 from llmx.generate.request import Answer, Request
-from llmx.protocols import ROLES, Message
+from llmx.protocols import Message
 
 if TYPE_CHECKING:
     from llmx.generate.engine import Engine
     from llmx.generate.language_model import LanguageModel
 
-JSON_LINES = (".jsonl", ".ndjson")
+JSON = (".jsonl", ".ndjson", ".json")
+STDIN = Path("-")
+BOM = b"\xef\xbb\xbf"
 
 
 @frozen
@@ -38,7 +42,10 @@ class Asked:
 
 
 def read_prompts(path: Path, *, chat: bool = False) -> list[Asked]:
-    """Return the prompts of a file; a file that ends in `.jsonl` holds objects, any other a text on each line.
+    """Return the prompts of a file, or of standard input for "-".
+
+    A file that ends in `.jsonl` holds an object on each line, `.json` a list of them, any other a text on each line.
+    Standard input is JSON lines where its first line is an object.
 
     Args:
         chat: a text is a user's message.
@@ -46,90 +53,86 @@ def read_prompts(path: Path, *, chat: bool = False) -> list[Asked]:
     Raises:
         DataError: with one line for each bad one, or the file has no prompt or cannot be read.
     """
+    name = "stdin" if path == STDIN else str(path)
     try:
-        lines = path.read_bytes().split(b"\n")
+        given = (sys.stdin.buffer.read() if path == STDIN else path.read_bytes()).removeprefix(BOM)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     found: list[Asked] = []
     faults: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    lines = _elements(given, name) if path.suffix == ".json" else _lines(given, name)
+    is_json = _is_object(lines) if path == STDIN else path.suffix in JSON
+    for where, line in lines:
         try:
-            found.append(_asked(f"{path}:{number}", line, path.suffix in JSON_LINES, chat))
+            found.append(_asked(where, _json(line) if is_json else _text(line), chat))
         except DataError as error:
-            faults.extend(error.faults)
+            faults.extend(f"{where}: {fault}" for fault in error.faults)
     if faults:
         raise DataError(*faults)
     if not found:
-        raise DataError(f"{path}: holds no prompt: write one on each line")
+        raise DataError(f"{name}: holds no prompt: write one on each line")
     return found
 
 
-def _asked(where: str, line: bytes, is_json: bool, chat: bool) -> Asked:
-    if is_json:
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON: {error}") from None
-    else:
-        try:
-            row = {"prompt": line.decode().rstrip("\r")}
-        except UnicodeDecodeError:
-            raise DataError(f"{where}: is not valid UTF-8: convert it, as with iconv -t UTF-8") from None
+def _lines(given: bytes, name: str) -> list[tuple[str, bytes]]:
+    """Return the lines that hold something, each after where it stands."""
+    return [(f"{name}:{number}", line) for number, line in enumerate(given.split(b"\n"), 1) if line.strip()]
+
+
+def _elements(given: bytes, name: str) -> list[tuple[str, bytes]]:
+    """Return each element of a JSON list after where it stands; what is no JSON as a whole may be JSON lines.
+
+    Raises:
+        DataError: it is a list that is broken.
+    """
+    try:
+        rows = orjson.loads(given)
+    except orjson.JSONDecodeError as error:
+        if given.lstrip().startswith(b"["):
+            raise DataError(f"{name}: not valid JSON: {error}") from None
+        return _lines(given, name)
+    if not isinstance(rows, list):
+        return [(name, given)]
+    return [(f"{name}: [{number}]", orjson.dumps(row)) for number, row in enumerate(rows)]
+
+
+def _is_object(lines: Sequence[tuple[str, bytes]]) -> bool:
+    """Return whether the first of the lines is a JSON object."""
+    try:
+        return bool(lines) and isinstance(orjson.loads(lines[0][1]), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _json(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"not valid JSON: {error}") from None
+
+
+def _text(line: bytes) -> dict[str, str]:
+    try:
+        return {"prompt": line.decode().rstrip("\r")}
+    except UnicodeDecodeError:
+        raise DataError("is not valid UTF-8: convert it, as with iconv -t UTF-8") from None
+
+
+def _asked(where: str, row: Any, chat: bool) -> Asked:
     if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
-        raise DataError(f'{where}: must be an object with "prompt" or "messages"')
+        raise DataError('must be an object with "prompt" or "messages"')
     if "messages" in row:
-        return Asked(where, row, ChatPrompt(messages_of(row["messages"], where), _tools_of(row, where)))
+        return Asked(where, row, ChatPrompt(messages_of(row["messages"]), _tools_of(row)))
     text = row["prompt"]
     if not isinstance(text, str):
-        raise DataError(f"{where}: prompt: must be text, not {text!r}")
+        raise DataError(f"prompt: must be text, not {text!r}")
     return Asked(where, row, ChatPrompt((Message("user", text),)) if chat else text)
 
 
-def messages_of(given: Any, where: str) -> tuple[Message, ...]:
-    """Return messages in OpenAI's form that an assistant is to answer.
-
-    Raises:
-        DataError: they are none, or end with what an assistant said.
-    """
-    if not isinstance(given, list) or not given:
-        raise DataError(f"{where}: messages: must be a list with a message or more")
-    found = []
-    for number, each in enumerate(given):
-        path = f"{where}: messages[{number}]"
-        role = ROLES.get(each.get("role", "")) if isinstance(each, dict) else None
-        if role is None:
-            raise DataError(f"{path}: must have a role, one of {', '.join(ROLES)}")
-        content = each.get("content")
-        if content is None and each.get("tool_calls"):
-            content = ""
-        if not isinstance(content, str):
-            raise DataError(f"{path}.content: must be text, not {content!r}")
-        reasoning = each.get("reasoning_content") or ""
-        calls = tuple(_call(call, path) for call in each.get("tool_calls") or ())
-        found.append(Message(role, content, reasoning=str(reasoning), tool_calls=calls))
-    if found[-1].role == "assistant":
-        raise DataError(f"{where}: messages: end with the assistant's: there is nothing left to answer")
-    return tuple(found)
-
-
-def _call(given: Any, path: str) -> Mapping[str, Any]:
-    call = given.get("function", given) if isinstance(given, dict) else {}
-    arguments = call.get("arguments", {})
-    try:
-        arguments = orjson.loads(arguments) if isinstance(arguments, str) else arguments
-    except orjson.JSONDecodeError:
-        arguments = None
-    if not isinstance(call.get("name"), str) or not isinstance(arguments, dict):
-        raise DataError(f"{path}.tool_calls: each must have a name and arguments that are an object")
-    return {"name": call["name"], "arguments": arguments}
-
-
-def _tools_of(row: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], ...]:
+def _tools_of(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     tools = [] if row.get("tools") is None else row["tools"]
     if not isinstance(tools, list) or not all(isinstance(each, dict) for each in tools):
-        raise DataError(f"{where}: tools: must be a list of objects")
+        raise DataError("tools: must be a list of objects")
     return tuple(tools)
 
 
