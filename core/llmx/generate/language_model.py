@@ -12,7 +12,7 @@ from llmx.data.encode import Encoder
 from llmx.errors import PromptTooLongError, RecipeError
 from llmx.generate.chains import Chains, Link
 from llmx.generate.engine import Engine
-from llmx.generate.prompts import ChatPrompt, check_length, prompt_ids
+from llmx.generate.prompts import ChatPrompt, check_length, prompt_ids, require_utf8
 from llmx.generate.request import Answer, Request
 from llmx.protocols import Message, Model, Sampler, Template, Tokenizer
 from llmx.sections import GenerateOptions
@@ -186,6 +186,9 @@ class LanguageModel:
             return prompt_ids(prompt, self.model, self.tokenizer)
         if self.template is None:
             raise RecipeError("chat: the model was trained on plain text and has no template: give a text to continue")
+        for message in prompt.messages:
+            for text in (message.content, message.reasoning):
+                require_utf8("prompt" if message.role == "user" else message.role, text)
         encoder = Encoder(self.tokenizer, self.template)
         ids = encoder.prompt(prompt.messages, prompt.tools)
         try:

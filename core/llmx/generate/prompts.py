@@ -43,16 +43,25 @@ def prompt_ids(prompt: str, model: Model, tokenizer: Tokenizer) -> list[int]:
     Raises:
         RecipeError: the prompt is empty for a tokenizer without a beginning token, or fills the context.
     """
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise RecipeError("prompt: is not valid UTF-8: convert it, as with iconv -t UTF-8") from None
+    require_utf8("prompt", prompt)
     ids = tokenizer.encode(prompt)
     if tokenizer.bos_id is not None:
         ids = [tokenizer.bos_id, *ids]
     if not ids:
         raise RecipeError("prompt: is empty, and the tokenizer has no token to begin with: give some text")
     return check_length(ids, model)
+
+
+def require_utf8(where: str, text: str) -> None:
+    """Check that a text can be encoded: what was no UTF-8 came as lone surrogates, from arguments and from stdin.
+
+    Raises:
+        RecipeError: it cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RecipeError(f"{where}: is not valid UTF-8: convert it, as with iconv -t UTF-8") from None
 
 
 def check_length(ids: list[int], model: Model) -> list[int]:

@@ -108,6 +108,16 @@ def test_a_system_message_that_fills_the_context_is_blamed(talk: Conversation) -
     assert talk.messages == []
 
 
+def test_bytes_that_are_no_utf8_are_told(talk: Conversation) -> None:
+    """Of a question and of what the system says; nothing was said then."""
+    with pytest.raises(RecipeError, match=r"^prompt: is not valid UTF-8: convert it"):
+        talk.ask("a\udcff")
+    talk.system = "\udcff"
+    with pytest.raises(RecipeError, match=r"^system: is not valid UTF-8: convert it"):
+        talk.ask("谢谢")
+    assert talk.messages == []
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     """In the command's words."""
     with pytest.raises(RecipeError, match=r"^/load: .*nofile.json: no such file$"):
