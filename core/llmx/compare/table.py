@@ -51,7 +51,7 @@ def columns(figures: Sequence[ModelFigures]) -> dict[str, list[tuple[str, str]]]
         "Equal": [(NONE if each.equal is None else f"{each.equal:.0%}", "") for each in figures],
         "Alike": [(NONE if each.alike is None else f"{each.alike:.2f}", "") for each in figures],
     }
-    return {title: cells for title, cells in found.items() if any(cell != NONE for cell, _ in cells)}
+    return {title: cells for title, cells in found.items() if any(cell != NONE or remark for cell, remark in cells)}
 
 
 def _number(value: float | None) -> str:

@@ -139,6 +139,12 @@ def test_headings_have_their_unit_and_meaning() -> None:
     assert {*found, *LOW} <= set(MEANINGS)
 
 
+def test_judgements_that_all_failed_are_shown() -> None:
+    """A column without a mean stays for what it says: how many have no score."""
+    failed = Scored(row("1", text="x"), judgement=Judgement("k", None, "", "gone"))
+    assert columns([model_figures("m", [failed], 1)])["By judge"] == [("–", "1 without")]
+
+
 def test_a_question_has_its_answers_scored_once() -> None:
     """An answer that ended by an error has no score by rule, and breaks none."""
     from llmx.compare.figures import scored
