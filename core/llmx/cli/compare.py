@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from llmx.errors import RecipeError
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from llmx.compare.config import Comparison
     from llmx.compare.results import Results
     from llmx.compare.work import Plan
+
+OF_FOLDERS = ("ratings", "as_json")
+"""Options that mean something to a comparison that is there."""
 
 
 @click.command("compare")
@@ -60,6 +64,7 @@ def command(
     if questions is None:
         if not models.is_dir():
             raise RecipeError(f"{models}: needs questions too: llmx compare {models} QUESTIONS.jsonl")
+        _refuse_of_asking(models)
         plan = read_plan(models)
         keys = [row.rating_key for row in plan.answered.values()]
         for line in merge(models, ratings, keys) if ratings else []:
@@ -78,6 +83,24 @@ def command(
     results = finish(ask(plan, concurrency), as_json=as_json)
     if any(each.asked and not each.answers for each in results.figures):
         click.get_current_context().exit(1)
+
+
+def _refuse_of_asking(folder: Path) -> None:
+    """Refuse flags that say how is asked where nothing is.
+
+    Raises:
+        RecipeError: one is given.
+    """
+    context = click.get_current_context()
+    given = [
+        each.opts[0]
+        for each in context.command.params
+        if isinstance(each, click.Option)
+        and each.name not in OF_FOLDERS
+        and context.get_parameter_source(str(each.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise RecipeError(f"{', '.join(given)}: for asking, and {folder} is not asked again: give MODELS and QUESTIONS")
 
 
 def make_plan(

@@ -14,6 +14,7 @@ from llmx.compare.openai import Api
 from llmx.compare.questions import Question
 from llmx.compare.reply import Asker, Reply
 from llmx.errors import LlmxError, RecipeError
+from llmx.generate.messages import messages_of
 
 if TYPE_CHECKING:
     from llmx.generate.engine import Engine
@@ -81,7 +82,7 @@ class LocalAsker:
         given = self.ask_options
         prompt: str | ChatPrompt = question.text
         if self.chats:
-            prompt = ChatPrompt(tuple(_message(each) for each in question.chat(given.system)))
+            prompt = ChatPrompt(messages_of(question.chat(given.system)))
         elif len(question.turns) > 1:
             raise RecipeError("the question is a chat and the model continues texts: ask it a question or a prompt")
         adapter: dict[str, Any] = {"model": ADAPTER} if self.options.adapter else {}
@@ -151,9 +152,3 @@ def chain_of(options: ModelOptions, ask_options: AskOptions) -> tuple[Sequence[s
 def asker_of(options: ModelOptions, ask_options: AskOptions, at_once: int) -> Asker:
     """Return what asks a model; one of a folder is in memory from here on until it is closed."""
     return local(options, ask_options, at_once) if options.path is not None else remote(options, ask_options)
-
-
-def _message(turn: dict[str, Any]) -> Any:
-    from llmx.protocols import Message
-
-    return Message(turn["role"], turn["content"])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 
 from llmx.compare.rules import Expect
 from llmx.errors import DataError
+from llmx.generate.messages import messages_of
 from llmx.options import structure
 
-ROLES = ("system", "user", "assistant", "tool")
 TEXTS = ("question", "prompt", "messages")
 
 
@@ -26,7 +27,7 @@ class Line:
     prompt: str = ""
     """The same by another name."""
     messages: tuple[dict[str, Any], ...] = ()
-    """A chat with `role` and `content` each, in place of a question."""
+    """A chat in place of a question, as `llmx generate --prompts` takes it."""
     expect: dict[str, Any] | None = None
     """Rules that an answer is scored by, see `Expect`. None: it is not."""
     answer: str = ""
@@ -40,16 +41,23 @@ class Line:
         given = [name for name in TEXTS if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"needs one of question, prompt and messages, not {' and '.join(given) or 'none'}")
-        for number, message in enumerate(self.messages, 1):
-            if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
-                raise ValueError(f"messages[{number}]: needs a role ({', '.join(ROLES)}) and content")
-        if self.messages and self.messages[-1]["role"] not in ("user", "tool"):
-            raise ValueError("messages: the last one must be of the user, for it is what is answered")
+        if self.messages:
+            try:
+                messages_of(list(self.messages))
+            except DataError as error:
+                raise ValueError(str(error)) from None
 
 
 @frozen
 class Question:
-    """A question, or a chat whose last message is to be answered."""
+    """A question, or a chat whose last message is to be answered.
+
+    Attributes:
+        id: its own, else the number of its line.
+        occurrence: how many questions without an id of their own have said the same up to here; 0 with one. Answers
+            are kept by it, not by the line, which changes with what is written above.
+        written: the line as it stood in the file.
+    """
 
     id: str
     turns: tuple[dict[str, Any], ...]
@@ -57,7 +65,12 @@ class Question:
     tags: tuple[str, ...] = ()
     rules: Expect | None = None
     written: dict[str, Any] = field(factory=dict)
-    """The line as it stood in the file, with its id."""
+    occurrence: int = 0
+
+    @property
+    def key(self) -> str | int:
+        """What tells it from others with the same turns."""
+        return self.occurrence or self.id
 
     @property
     def text(self) -> str:
@@ -97,7 +110,7 @@ def read_questions(path: Path) -> list[Question]:
         lines = [f"{path}: holds no questions: write a JSON object with a question on each line"]
     if lines:
         raise DataError(*lines)
-    return found
+    return counted(found)
 
 
 def question_of(line: str, number: str) -> tuple[Question | None, list[str]]:
@@ -120,9 +133,26 @@ def question_of(line: str, number: str) -> tuple[Question | None, list[str]]:
         return None, [
             f"{fault.path.removeprefix('line').removeprefix('.')}: {fault.message}".lstrip(": ") for fault in faults
         ]
-    turns = made.messages or ({"role": "user", "content": made.question or made.prompt},)
-    written = {**_plain(made), "id": made.id or number}
-    return Question(written["id"], turns, made.answer, made.tags, rules, written), []
+    turns = tuple(map(_turn, made.messages)) or ({"role": "user", "content": made.question or made.prompt},)
+    return Question(made.id or number, turns, made.answer, made.tags, rules, _plain(made), 0 if made.id else 1), []
+
+
+def _turn(given: dict[str, Any]) -> dict[str, Any]:
+    """Return a message by the roles that APIs know, its content as text."""
+    message = messages_of([given], answered=True)[0]
+    return {**given, "role": message.role, "content": message.content}
+
+
+def counted(questions: Sequence[Question]) -> list[Question]:
+    """Return questions of a file with their occurrences."""
+    seen: Counter[str] = Counter()
+    found = []
+    for each in questions:
+        if each.occurrence:
+            seen[turns := json.dumps(each.turns, sort_keys=True)] += 1
+            each = evolve(each, occurrence=seen[turns])
+        found.append(each)
+    return found
 
 
 def _plain(line: Line) -> dict[str, Any]:

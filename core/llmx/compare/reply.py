@@ -38,6 +38,7 @@ class Row:
 
     Attributes:
         key: what was asked of which model in which way, hashed; equal keys need not be asked again.
+        question: the id that the question had when it was asked.
         began_s: when it was asked, in seconds since 1970.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from llmx.compare.config import structured
 from llmx.compare.figures import Difference, ModelFigures, Scored, differences, model_figures, scored, to_plain
 from llmx.compare.journal import read_entries
 from llmx.compare.judge import Judge, Judgement, judge_offline, judgement_of
-from llmx.compare.questions import question_of
+from llmx.compare.questions import counted, question_of
 from llmx.compare.ratings import Ratings, kept_ratings, mean_ratings
-from llmx.compare.reply import row_of
+from llmx.compare.reply import Row, row_of
 from llmx.compare.work import ANSWERS, ASKED, JUDGEMENTS, Plan
 from llmx.errors import RecipeError
 from llmx.files import write_atomically
@@ -65,6 +66,7 @@ def write_asked(plan: Plan, judge: Judge | None) -> None:
             "generate": _table(comparison.generate),
         },
         "questions": [each.written for each in plan.questions],
+        "ids": [each.id for each in plan.questions],
     }
     if judge is not None:
         values["comparison"]["judge"] = {**_table(judge.options), "model": judge.api.model}
@@ -85,42 +87,43 @@ def read_plan(out: Path) -> Plan:
     try:
         values = json.loads((out / ASKED).read_text(encoding="utf-8"))
         lines = [json.dumps(each) for each in values["questions"]]
+        ids = values.get("ids") or [
+            each["id"] for each in values["questions"]
+        ]  # before there were ids, each had its own
+        found = [question_of(line, name)[0] for line, name in zip(lines, ids, strict=True)]
         comparison, repeats = structured(values["comparison"], str(out / ASKED)), int(values["repeats"])
         who = {str(name): str(each) for name, each in values["who"].items()}
     except FileNotFoundError:
         raise RecipeError(f"{out}: holds no comparison ({ASKED}): give the --out of one, or a models.toml") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"{out / ASKED}: cannot be read: {error}") from None
-    questions = [question for line in lines if (question := question_of(line, "")[0])]
-    return Plan(comparison, questions, repeats, out, who)
+    return Plan(comparison, counted([each for each in found if each]), repeats, out, who)
 
 
 def results_of(plan: Plan) -> Results:
     """Return the figures of all that a folder holds of a plan."""
-    rows = read_entries(plan.out / ANSWERS, row_of)
+    entries = read_entries(plan.out / ANSWERS, row_of)
+    rows = {name: plan.rows_of(name, entries) for name in plan.wanted}
     ratings = kept_ratings(plan.out)
-    judgements = _judgements(plan, read_entries(plan.out / JUDGEMENTS, judgement_of), rows)
+    judgements = _judgements(plan, read_entries(plan.out / JUDGEMENTS, judgement_of), [*chain(*rows.values())])
     people = mean_ratings(ratings)
-    answers = {
-        name: scored([rows[each.key] for each in wanted if each.key in rows], plan.questions, judgements, people)
-        for name, wanted in plan.wanted.items()
-    }
+    answers = {name: scored(found, plan.questions, judgements, people) for name, found in rows.items()}
     figures = [model_figures(name, found, len(plan.wanted[name])) for name, found in answers.items()]
     return Results(plan, answers, figures, differences(answers), ratings)
 
 
-def _judgements(plan: Plan, known: Mapping[str, Judgement], rows: Mapping[str, Any]) -> dict[str, Judgement]:
+def _judgements(plan: Plan, known: Mapping[str, Judgement], rows: Sequence[Row]) -> dict[str, Judgement]:
     """Return the judgements by the keys of the answers."""
     if plan.comparison.judge is None:
         return {}
     judge = judge_offline(plan.comparison.judge)
     questions = {question.id: question for question in plan.questions}
     found = {}
-    for key, row in rows.items():
-        if row.question in questions and row.reply.error is None:
+    for row in rows:
+        if row.reply.error is None:
             given = known.get(judge.key(questions[row.question], row.reply.text))
             if given is not None:
-                found[key] = given
+                found[row.key] = given
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from attrs import Factory, asdict, field, frozen
+from attrs import Factory, asdict, evolve, field, frozen
 
 from llmx.compare.askers import asker_of, remote
 from llmx.compare.config import AskOptions, Comparison, JudgeOptions, ModelOptions, api_key
@@ -18,6 +18,7 @@ from llmx.compare.pool import in_threads
 from llmx.compare.questions import Question
 from llmx.compare.reply import Asker, Row, digest, row_of
 from llmx.errors import RecipeError
+from llmx.folder import is_run
 from llmx.progress import progress
 
 ASKED, ANSWERS, JUDGEMENTS = "comparison.json", "answers.jsonl", "judgements.jsonl"
@@ -66,7 +67,7 @@ class Plan:
         """Return `wanted`."""
         return {
             name: [
-                Wanted(digest(who, question.turns, question.id, repeat), question, repeat)
+                Wanted(digest(who, question.turns, question.key, repeat), question, repeat)
                 for repeat in range(self.repeats)
                 for question in self.questions
             ]
@@ -78,6 +79,11 @@ class Plan:
         known = {key for key, row in self.answered.items() if row.reply.error is None}
         return [each for each in self.wanted[model] if each.key not in known]
 
+    def rows_of(self, model: str, rows: Mapping[str, Row]) -> list[Row]:
+        """Return what a model has answered, in the order it was wanted, by the ids that the questions have now."""
+        wanted = self.wanted[model]
+        return [evolve(rows[each.key], question=each.question.id) for each in wanted if each.key in rows]
+
     def check(self) -> None:
         """See that folders and keys are there, without loading or asking anything.
 
@@ -86,8 +92,7 @@ class Plan:
         """
         lines = []
         for model in self.comparison.models:
-            if model.path is not None and not model.path.is_dir():
-                lines.append(f"model {model.name}: {model.path}: no such folder: give a run folder or a model folder")
+            lines += [f"model {model.name}: {fault}" for fault in _folder_faults(model)]
             lines += _key_faults(model, f"model {model.name}")
         if self.comparison.judge is not None:
             lines += _key_faults(self.comparison.judge, "judge")
@@ -100,6 +105,18 @@ class Plan:
     def asked(self) -> Path:
         """Where it is written down what was asked."""
         return self.out / ASKED
+
+
+def _folder_faults(options: ModelOptions) -> list[str]:
+    """Return what a glance shows: the other models are asked for hours before this one is loaded."""
+    path, found = options.path, []
+    if path is not None and not path.is_dir():
+        found.append(f"{path}: no such folder: give a run folder or a model folder")
+    elif path is not None and not is_run(path) and not (path / "config.json").is_file():
+        found.append(f"{path}: holds no config.json: give a run folder or a model folder")
+    if options.adapter is not None and not options.adapter.is_dir():
+        found.append(f"adapter {options.adapter}: no such folder: give a run with adapter/, or one in PEFT's form")
+    return found
 
 
 def _key_faults(options: ModelOptions | JudgeOptions, where: str) -> list[str]:
@@ -141,7 +158,7 @@ def ask_all(plan: Plan, at_once: int, say: Say) -> list[Row]:
                 with closing(asker_of(model, plan.comparison.generate, at_once)) as asker:
                     _ask(model.name, asker, missing, journal, at_once, say)
         found = journal.entries
-    return [found[each.key] for wanted in plan.wanted.values() for each in wanted if each.key in found]
+    return [row for model in plan.wanted for row in plan.rows_of(model, found)]
 
 
 def _ask(name: str, asker: Asker, missing: Sequence[Wanted], journal: Journal[Row], at_once: int, say: Say) -> None:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from llmx.cli import cli
 from llmx.compare import openai
 from llmx.compare.judge import filled, score_of
 from llmx.compare.questions import question_of
+from llmx.compare.results import read_plan
 from llmx.errors import LlmxError, RecipeError
 
 Compare = Callable[..., dict[str, Any]]
@@ -230,6 +232,11 @@ def test_keys_and_folders_are_looked_for_first(served: Any, compare: Compare, tm
         f"model {served.url.split('/')[2]}: api_key_env: the variable NOT_SET is not set: export it",
         "model such: no/such: no such folder: give a run folder or a model folder",
     ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        RecipeError, match=r"holds no config\.json: give a run folder(.|\n)*adapter no/such: no such folder"
+    ):
+        compare(model(served.url) + f'\n[[model]]\npath = "{tmp_path / "empty"}"\nadapter = "no/such"\n')
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(RecipeError, match="exists and holds no comparison: give another --out"):
@@ -256,6 +263,37 @@ def test_only_what_is_new_is_asked(served: Any, compare: Compare, tmp_path: Path
     compare(model(served.url), 6)
     assert len(served.asked) == 21
     assert len(rows(tmp_path)) == 21  # every line is whole
+
+
+def test_a_question_keeps_its_answers_in_another_line(served: Any, compare: Compare, tmp_path: Path) -> None:
+    """One put first is asked alone, and so is a second of the same words; scores and ratings go with the words."""
+    asked = [{"question": f"number {at}", "expect": {"contains": str(at)}} for at in range(5, 8)]
+    compare(model(served.url), asked)
+    first = served.asked[0]["messages"]
+    key = read_plan(tmp_path / "out").wanted[served.url.split("/")[2]][2].key
+    assert rows(tmp_path)[2]["key"] == key
+    found = compare(model(served.url), [{"question": "number 9"}, *asked, asked[0]])
+    assert [each["messages"][-1]["content"] for each in served.asked[3:]] == ["number 9", "number 5"]
+    assert served.asked[4]["messages"] == first
+    assert found["models"][0]["scores"]["rules"]["mean"] == 1.0
+    assert found["models"][0]["answers"] == 5
+    plan = read_plan(tmp_path / "out")
+    wanted = plan.wanted[served.url.split("/")[2]]
+    assert not plan.missing(served.url.split("/")[2])
+    assert [each.question.id for each in wanted] == ["1", "2", "3", "4", "5"]
+    assert wanted[3].key == key
+    again = CliRunner().invoke(cli, ["compare", str(tmp_path / "out"), "--json"])
+    assert json.loads(again.stdout) == {name: each for name, each in found.items() if name not in ("said", "exit_code")}
+
+
+def test_a_folder_takes_no_flags_of_asking(served: Any, compare: Compare, tmp_path: Path) -> None:
+    """They would be ignored: one line names all of them."""
+    compare(model(served.url))
+    wrong = ["--dry-run", "--out", "x", "--repeats", "1", "--judge", "http://x/v1", "--concurrency", "2"]
+    error = CliRunner().invoke(cli, ["compare", str(tmp_path / "out"), "--json", *wrong]).exception
+    assert isinstance(error, RecipeError)
+    assert str(error).startswith("--out, --repeats, --concurrency, --judge, --dry-run: for asking, and ")
+    assert len(str(error).splitlines()) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

@@ -13,6 +13,7 @@ from llmx.compare.config import structured
 from llmx.compare.questions import question_of
 from llmx.compare.rules import Expect, broken_rules, rule_score
 from llmx.errors import DataError, RecipeError
+from llmx.generate.messages import messages_of
 
 
 def test_all_faults_of_the_models_are_told_at_once(tmp_path: Path) -> None:
@@ -135,8 +136,8 @@ def test_each_bad_question_is_told_with_its_line(tmp_path: Path) -> None:
         ":9: expect: regex: '(' is no regular expression",
         ":10: expect.contain: no such option; nearest: contains",
         ":11: expect: says nothing that could be checked",
-        ":12: messages[1]: needs a role (system, user, assistant, tool) and content",
-        ":13: messages: the last one must be of the user",
+        ":12: messages[0].content: must be text, not None",
+        ":13: messages: end with the assistant's: there is nothing left to answer",
         ":14: holds half of a surrogate pair",
         ":15: expect: json_schema: $.type: 3 is not valid",
         ":16: messages: must be list of table, not [3] (list)",
@@ -163,8 +164,28 @@ def test_a_question_is_a_chat() -> None:
     assert plain.chat("T") == [{"role": "system", "content": "T"}, {"role": "user", "content": "P"}]
     assert plain.chat("") == [{"role": "user", "content": "P"}]
     assert (chat.id, plain.id) == ("x", "7")
-    again, _ = question_of(json.dumps(plain.written), "9")
+    again, _ = question_of(json.dumps(plain.written), "7")
     assert again == plain
+
+
+def test_a_chat_is_read_as_generate_reads_it() -> None:
+    """Roles by their other names, calls and parts of text; what else a message holds stays for a URL."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "developer", "content": "S"},
+        {"role": "human", "content": [{"type": "text", "text": "U"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "3", "tool_call_id": "c"},
+    ]
+    question, faults = question_of(json.dumps({"messages": messages}), "1")
+    assert question is not None, faults
+    assert question.chat("other") == [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "U"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "3", "tool_call_id": "c"},
+    ]
+    assert messages_of(question.chat(""))[2].tool_calls == ({"name": "f", "arguments": {}},)
 
 
 @pytest.mark.parametrize(
