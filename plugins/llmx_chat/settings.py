@@ -10,6 +10,8 @@ from typing import Any
 from llmx import RecipeError, Registry
 from llmx.options import structure
 
+FIRST = "json-schema"
+"""A sampler that forbids tokens: after one that keeps the likeliest it might leave none."""
 NUMBERS = {"max_new_tokens": 1, "seed": 0}
 """Numbers that are no sampler's, with the least that each may be."""
 
@@ -60,8 +62,11 @@ class Settings:
         self._put(sampler, values)
 
     def _put(self, sampler: str, values: dict[str, Any]) -> None:
+        if sampler == FIRST:
+            self.links = [(sampler, values), *(link for link in self.links if link[0] != FIRST)]
+            return
         if sampler == "greedy":  # nothing is left to draw for the others
-            self.links = [(sampler, values)]
+            self.links = [*(link for link in self.links if link[0] == FIRST), (sampler, values)]
             return
         self.links = [link for link in self.links if link[0] != "greedy"]
         if sampler in (name for name, _ in self.links):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmx.errors import LlmxError
 from llmx.protocols import Sampler
 
 
@@ -37,8 +38,17 @@ def draw_tokens(logits_BV: Tensor, drawers: Sequence[Drawer]) -> list[int]:
 
 
 def _drawn(logits_V: Tensor, generator: torch.Generator) -> int:
-    """Draw from softmax(logits), over those tokens alone that a chain left."""
+    """Draw from softmax(logits), over those tokens alone that a chain left.
+
+    Raises:
+        LlmxError: it left none.
+    """
     kept = (logits_V > -torch.inf).nonzero()[:, 0]
+    if not len(kept):
+        raise LlmxError(
+            "sampler: the chain leaves no token to draw: put a link that forbids tokens, such as json-schema, before "
+            "those that keep the likeliest; or the model's logits are no numbers"
+        )
     if len(kept) == 1:
         return int(kept)
     chosen = torch.multinomial(logits_V[kept].softmax(-1), 1, generator=generator)

@@ -67,7 +67,8 @@ class Token:
 
 
 class Answer:
-    """The answer to a request while it comes: iterate over it for its tokens.
+    """The answer to a request while it comes: iterate over it for its tokens; one that ends by an error raises an
+    LlmxError, from what went wrong where that is none.
 
     Where no thread drives the engine, iterating does.
 
@@ -132,8 +133,10 @@ class Answer:
                 self._wait_beyond(at)
             else:
                 self._engine.step()
-        if self.error is not None:
+        if isinstance(self.error, LlmxError):
             raise self.error
+        if self.error is not None:  # of a stranger's sampler or model
+            raise LlmxError(f"the answer failed: {type(self.error).__name__}: {self.error}") from self.error
 
     def _wait_beyond(self, tokens: int) -> None:
         with self._changed:

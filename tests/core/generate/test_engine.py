@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmx.errors import RecipeError
+from llmx.errors import LlmxError, RecipeError
 from llmx.generate.engine import Engine
 from llmx.generate.prefixes import CHUNK
 from llmx.generate.request import Answer, BusyError, Request
@@ -239,11 +239,25 @@ def test_a_fault_is_that_of_who_asked(tiny: Any) -> None:
     alone = ids(engine(tiny).submit(ASKED[0]))
     both = engine(tiny)
     good, bad = both.submit(ASKED[0]), both.submit(Request([1, 2], [Faulty()]))
-    with pytest.raises(ValueError, match="no third token"):
+    with pytest.raises(LlmxError, match="^the answer failed: ValueError: no third token") as told:
         bad.wait()
+    assert isinstance(told.value.__cause__, ValueError)
     assert bad.finish_reason == "error"
     assert ids(good) == alone
     assert both.stats().active == 0
+
+
+class Forbidding(Faulty):
+    """Leaves no token."""
+
+    def __call__(self, logits_BV: Tensor, states: Sequence[Any]) -> Tensor:
+        return torch.full_like(logits_BV, -torch.inf)
+
+
+def test_a_chain_that_leaves_no_token_is_told(tiny: Any) -> None:
+    """In words for users."""
+    with pytest.raises(LlmxError, match="^sampler: the chain leaves no token to draw"):
+        engine(tiny).submit(Request([1, 2], [Forbidding()])).wait()
 
 
 class Refusing(Faulty):
@@ -258,9 +272,9 @@ def test_what_fails_before_a_first_token_ends_its_answer_alone(tiny: Any) -> Non
     alone = ids(engine(tiny).submit(ASKED[0]))
     running = engine(tiny)
     running.start()
-    with pytest.raises(ValueError, match="no start"):
+    with pytest.raises(LlmxError, match="no start"):
         running.submit(Request([1, 2], [Refusing()])).wait()
-    with pytest.raises(ValueError, match="Overflow"):
+    with pytest.raises(LlmxError, match="Overflow"):
         running.submit(Request([1, 2], WARM, seed=2**70)).wait()
     assert running.alive
     assert ids(running.submit(ASKED[0])) == alone
@@ -374,7 +388,7 @@ def test_a_model_that_computes_no_more_ends_the_engine(monkeypatch: pytest.Monke
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     running = engine(broken)
     running.start()
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(LlmxError, match="out of memory"):
         running.submit(Request([1], WARM, max_new_tokens=2)).wait()
     failing[0] = False
     assert len(ids(running.submit(Request([1], WARM, max_new_tokens=2)))) == 2
