@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import evolve
@@ -84,12 +84,17 @@ class Conversation:
         if not kept:
             raise RecipeError("/retry: nothing was asked yet")
         request = self._request(self.messages[:kept])
+        replaced = self.messages[kept:]
         del self.messages[kept:]
-        return self._turn_of(request)
+        try:
+            return self._turn_of(request, replaced)
+        except BaseException:
+            self.messages += replaced
+            raise
 
-    def _turn_of(self, request: Request) -> Turn:
+    def _turn_of(self, request: Request, replaced: Sequence[Message] = ()) -> Turn:
         thinking = opens_thought(self.template, self._shown(self.messages))
-        return Turn(self, self._engine.submit(request), Speech(thinking=thinking))
+        return Turn(self, self._engine.submit(request), Speech(thinking=thinking), replaced)
 
     def _shown(self, messages: list[Message]) -> tuple[Message, ...]:
         before = [Message("system", self.system)] if self.system else []
@@ -160,11 +165,15 @@ class Turn:
     Attributes:
         answer: what the engine gives.
         said: what of it was shown, by its kind.
+        replaced: what it is to take the place of.
     """
 
-    def __init__(self, conversation: Conversation, answer: Answer, speech: Speech) -> None:
+    def __init__(
+        self, conversation: Conversation, answer: Answer, speech: Speech, replaced: Sequence[Message] = ()
+    ) -> None:
         self.answer = answer
         self.said = {"reasoning": "", "content": ""}
+        self.replaced = replaced
         self._conversation, self._speech = conversation, speech
 
     def __iter__(self) -> Iterator[Said]:
@@ -183,20 +192,25 @@ class Turn:
         for token in self.answer:  # what came meanwhile was not shown, and is not said
             del token
 
-    def keep(self) -> None:
-        """Make what was shown a part of the conversation; a question that has no answer at all is taken back.
+    def keep(self) -> str:
+        """Make what was shown a part of the conversation; an answer that did not end by itself is marked as one not to
+        train on.
 
-        An answer that did not end by itself is marked as one not to train on.
+        Where nothing was shown, what was to be replaced stays, or the question is taken back; return what to say of it.
         """
         content, reasoning = self.said["content"], self.said["reasoning"]
         whole = self.answer.finish_reason == "stop"
         talk = self._conversation
         talk.used_tokens = self.answer.prompt_tokens + len(self.answer.tokens)
         if not (content or reasoning):
+            if self.replaced:
+                talk.messages += self.replaced
+                return "the answer before stays"
             talk.messages.pop()
-            return
+            return "the question is taken back"
         message = Message("assistant", content, reasoning=reasoning)
         talk.messages.append(message if whole else evolve(message, loss=False))
+        return ""
 
     def figures(self) -> str:
         """Return one line of how long it took."""

@@ -44,17 +44,20 @@ class Show:
         if talk.dropped > dropped_before:
             said = f"the {talk.dropped} oldest messages are left out" if talk.dropped > 1 else "one message is left out"
             self.remark(f"the context of {talk.context} tokens is full: {said}")
-        stopped = False
+        stopped, whole = False, False
         try:
             self._stream(turn)
+            whole = True
         except KeyboardInterrupt:
             turn.stop()
-            stopped = True
+            stopped = whole = True
         finally:
-            turn.keep()
-        self._write("\n")
-        if self.terminal:
-            self.remark(f"{'stopped after ' if stopped else ''}{turn.figures()}")
+            left = turn.keep()
+            if whole or any(turn.said.values()):
+                self._write("\n")
+            figures = f"{'stopped after ' if stopped else ''}{turn.figures()}" if whole else ""
+            if self.terminal and (figures or left):
+                self.remark(": ".join(filter(None, [figures, left])))
         if stopped and not self.terminal:
             raise KeyboardInterrupt
 

@@ -135,6 +135,35 @@ def test_retry_asks_the_last_question_again(chat_run: Path) -> None:
     talk.close()
 
 
+def test_a_retry_that_gives_nothing_leaves_the_chat_as_it_was(talk: Conversation) -> None:
+    """Stopped before its first token, or refused by the engine; a first question without an answer is taken back."""
+    turn = talk.ask("谢谢")
+    turn.stop()
+    assert turn.keep() == "the question is taken back"
+    assert talk.messages == []
+    said(talk.ask("你是谁？"))
+    before = list(talk.messages)
+    turn = talk.retry()
+    turn.stop()
+    assert turn.keep() == "the answer before stays"
+    assert talk.messages == before
+    talk.model = "nobody"
+    with pytest.raises(RecipeError, match="no such model"):
+        talk.retry()
+    assert talk.messages == before
+
+
+def test_a_schema_stands_before_what_keeps_the_likeliest() -> None:
+    """After top-k it might leave no token; it is not dropped for greedy either."""
+    settings = Settings([("top-k", {"k": 1})])
+    settings.change('json-schema="{}"')
+    assert [name for name, _ in settings.links] == ["json-schema", "top-k"]
+    settings.change("temperature=0")
+    assert [name for name, _ in settings.links] == ["json-schema", "greedy"]
+    settings.change('json-schema="true"')
+    assert settings.links == [("json-schema", {"schema": "true"}), ("greedy", {})]
+
+
 def test_a_stopped_answer_stays_and_is_not_trained_on(talk: Conversation, tmp_path: Path) -> None:
     """What was shown of it is in the chat, marked; a slot is free again."""
     turn = talk.ask("几点开门？")
