@@ -118,13 +118,13 @@ def test_the_chain_is_what_was_asked_for(char_run: Path) -> None:
 
 
 def test_what_has_no_effect_any_more_is_refused(char_run: Path, llmx_cli: Any) -> None:
-    """An override of what made the model, from a run folder and from its `model/`, in Python and on the command line."""
+    """An override of what made the model: from a run folder and its `model/`, in Python and on the command line."""
     for folder in (char_run, char_run / "model"):
         for wrong in ("template=llama", "model.layers=9", "train.steps=1", "sampelr.top-k.k=1"):
             with pytest.raises(RecipeError, match=r"only generate\.\* and sampler\.\* can be given") as caught:
                 llmx.load(folder, sampler=["top-k"], overrides=["sampler.top-k.k=1", wrong])
             assert str(caught.value).startswith(f"{wrong}: the model in ")
-    with pytest.raises(RecipeError, match="^template: the model in"):
+    with pytest.raises(RecipeError, match=r"^template: the model in"):
         llmx.load(char_run, overrides={"template": "llama"})
     for command in (["generate", char_run, "The"], ["serve", char_run, "--port", 0]):
         done = llmx_cli(*command, "template=llama")
