@@ -547,12 +547,12 @@ def test_the_oldest_turns_leave_a_full_context(visit: Visit, published: Path, se
 
 def test_the_key_is_asked_for(visit: Visit, plain_run: Path, serve: Any) -> None:
     """A server with a key: the page asks, again after a wrong one, and keeps it in this tab alone."""
-    with serve(plain_run, LLMX_API_KEY="open sesame") as server:
+    with serve(plain_run, LLMX_API_KEY="open-sesame") as server:
         page = visit(server.url, expected="401", ready=False)
         page.fill("#key [name=key]", "wrong")
         page.keyboard.press("Enter")
         page.wait_for_selector("#key-title:has-text('does not accept')")
-        page.fill("#key [name=key]", "open sesame")
+        page.fill("#key [name=key]", "open-sesame")
         page.keyboard.press("Enter")
         page.wait_for_selector("#model option", state="attached")
         setting(page, max_tokens=5)
