@@ -10,6 +10,7 @@ import fnmatch
 import hashlib
 import json
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -166,6 +167,13 @@ def tokenizer_hash(files: list[Path]) -> str:
     for path in files:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
+    """Return the hash of a tokenizer as it is written for any base: equal ones make the same ids of a text."""
+    with tempfile.TemporaryDirectory() as scratch:
+        save_tokenizer(Path(scratch), tokenizer, "any")
+        return tokenizer_hash(tokenizer_files(Path(scratch)))
 
 
 def _dtype_name(weights: Mapping[str, Tensor]) -> str:

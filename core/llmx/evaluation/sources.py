@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def measurable(recipe: Recipe, loaded: LanguageModel, *, held_out: bool) -> list
     length = recipe.data.sequence_length or loaded.model.context_length
     found = []
     for label, dataset in datasets.items():
-        folder = prepare(dataset, split, encoder, _digest(loaded))
+        folder = prepare(dataset, split, encoder, pretrained.tokenizer_digest(loaded.tokenizer))
         store = TokenStore(folder, "val" if held_out else "train")
         if not store.predicted:
             kept = " among what was held out: give --data PATH" if held_out else ""
@@ -99,9 +98,3 @@ def measurable(recipe: Recipe, loaded: LanguageModel, *, held_out: bool) -> list
         rows = HeldOut([store], recipe.data.packing, min(length, loaded.model.context_length))
         found.append(Measurable(label, rows, store.documents, store.lost_turns))
     return found
-
-
-def _digest(loaded: LanguageModel) -> str:
-    with tempfile.TemporaryDirectory() as scratch:
-        pretrained.save_tokenizer(Path(scratch), loaded.tokenizer, "any")
-        return pretrained.tokenizer_hash(pretrained.tokenizer_files(Path(scratch)))

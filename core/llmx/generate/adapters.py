@@ -6,7 +6,6 @@ import copy
 import itertools
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -22,7 +21,7 @@ from llmx.folder import is_run
 from llmx.lock import read_lock
 from llmx.options import structure
 from llmx.pretrained import Pretrained
-from llmx.protocols import Model, Tokenizer
+from llmx.protocols import Model
 from llmx.recipe import Base, Part
 from llmx.registry import Registry
 
@@ -151,19 +150,13 @@ def _require_same_text(where: str, base: Pretrained, run: Path, registry: Regist
     other = None
     if template is not None and (base.template is None or template_hash(template) != template_hash(base.template)):
         other = "chat template"
-    elif _digest(trained) != _digest(base.tokenizer):
+    elif pretrained.tokenizer_digest(trained) != pretrained.tokenizer_digest(base.tokenizer):
         other = "tokenizer"
     if other is not None:
         raise CheckpointError(
             f"{where}: {run}: was trained with another {other} than the base has: "
             f"load the run itself, as in llmx serve {shlex.quote(str(run))}"
         )
-
-
-def _digest(tokenizer: Tokenizer) -> str:
-    with tempfile.TemporaryDirectory() as scratch:
-        pretrained.save_tokenizer(Path(scratch), tokenizer, "any")
-        return pretrained.tokenizer_hash(pretrained.tokenizer_files(Path(scratch)))
 
 
 def _tell_of_other_weights(where: str, run: Path, folder: Path) -> None:
