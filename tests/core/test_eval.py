@@ -117,12 +117,29 @@ def test_what_cannot_be_measured_is_told(llama: Path, char_run: Path, tmp_path: 
         ((char_run, "--data", tmp_path / "none.txt"), "none.txt"),
         ((char_run, "--limit", "3"), "are for --tasks: leave them out"),
         ((char_run, "--tasks", "x", "--tokens", "3"), "--data and --tokens: are for a loss"),
+        ((char_run, "--tasks", "x", "data.zzz=1", "nonsense"), "'data.zzz=1': is for a loss, and --tasks takes none"),
+        ((char_run, "--tasks", "x", "nonsense"), "'nonsense': is for a loss"),
+        ((char_run, "nonsense"), "nonsense"),
+        ((char_run, "--tasks", " , "), "--tasks: names no task"),
+        ((char_run, "--tasks", ""), "--tasks: names no task"),
+        ((char_run, "--tasks", "x", "--include-path", "nodir"), "--include-path nodir: no such folder"),
         ((llama, "--data", path, "objective.name=dpo"), "compares pairs of answers"),
     ]
     for arguments, message in cases:
         error = evaluate(*arguments).exception
         assert isinstance(error, llmx.RecipeError), (arguments, error)
         assert message in str(error)
+
+
+def test_documents_are_those_that_were_read(llama: Path, tmp_path: Path) -> None:
+    """All of a source that is read whole; of a part nobody knows, for its rows begin and end anywhere."""
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": f"Text {n} of many. " * 9}) + "\n" for n in range(30))
+    )
+    assert figures(llama, "--data", tmp_path / "a.jsonl")["a"]["documents"] == 30
+    assert figures(llama, "--data", tmp_path / "a.jsonl", "--tokens", 10**6)["a"]["documents"] == 30
+    assert figures(llama, "--data", tmp_path / "a.jsonl", "--tokens", 200)["a"]["documents"] is None
+    assert evaluate(llama, "--data", tmp_path / "a.jsonl", "--tokens", 200).stdout.splitlines()[1].endswith("  -")
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------
@@ -217,3 +234,52 @@ def test_tasks_of_ones_own_run(llama: Path, tasks: Path) -> None:
     assert 0 <= chats["own_choice"]["acc"] <= 1
     error = evaluate(llama, "--tasks", "no_such_task", "--include-path", tasks).exception
     assert "--tasks no_such_task: no such task" in str(error)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_wrong_with_a_task_is_a_line(llama: Path, tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It names the task and gives the harness's words; broken files are told, and git is not asked."""
+    choice = (tasks / "choice.yaml").read_text()
+    wrong = {
+        "undefined": ("{{question}}", "{{nothing.here}}"),
+        "split": ("test_split: test", "test_split: nope"),
+        "metric": ("{metric: acc}", "{metric: no_such_metric}"),
+    }
+    for name, change in wrong.items():
+        (tasks / f"{name}.yaml").write_text(choice.replace("own_choice", name).replace(*change))
+    (tasks / "broken.yaml").write_text("task: [")
+    (tasks / "_base.yaml").write_text("output_type: generate_until")
+    cases = {
+        ("undefined",): "UndefinedError: 'nothing' is undefined",
+        ("split",): "KeyError: 'nope'",
+        ("metric",): "KeyError",
+        ("own_choice", "--shots", "50"): "Sample larger than population",
+    }
+    for given, words in cases.items():
+        error = evaluate(llama, "--include-path", tasks, "--tasks", *given).exception
+        assert isinstance(error, llmx.LlmxError), (given, error)
+        assert str(error).startswith(f"--tasks {given[0]}: lm-eval stopped: "), error
+        assert words in str(error)
+        assert len(str(error).splitlines()) == 1
+    capfd.readouterr()
+    done = evaluate(llama, "--include-path", tasks, "--tasks", "own_choice, own_answer", "--limit", 2)
+    assert done.exit_code == 0, done.exception
+    assert f"llmx: {tasks / 'broken.yaml'}: is no task: " in done.stderr
+    assert "_base.yaml" not in done.stderr
+    assert "git" not in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_answer_that_a_task_begins_goes_on(llama: Path, tasks: Path) -> None:
+    """The template writes what was asked, and the beginning stands after it, open."""
+    from llmx.evaluation.harness import HarnessModel
+    from llmx.protocols import Message
+
+    text = (tasks / "answer.yaml").read_text().replace("own_answer", "begun") + 'gen_prefix: "It is"\n'
+    (tasks / "begun.yaml").write_text(text)
+    assert "exact_match" in figures(llama, "--tasks", "begun", "--include-path", tasks, "--chat", "--limit", 2)["begun"]
+    loaded = llmx.load(llama)
+    assert loaded.template is not None
+    asked = "".join(piece.text for piece in loaded.template.pieces([Message("user", "Q")], generate=True))
+    chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "It is"}]
+    assert HarnessModel(loaded, None, chat=True).apply_chat_template(chat, False) == f"{asked}It is"

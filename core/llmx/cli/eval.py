@@ -65,17 +65,18 @@ def command(
     """
     import json
 
+    from llmx.evaluation.tasks import names_of, run_tasks
+
     if tasks is None and (include_path or limit or shots is not None or chat):
         raise RecipeError("--include-path, --limit, --shots and --chat: are for --tasks: leave them out")
     if tasks is not None and (data or tokens):
         raise RecipeError("--data and --tokens: are for a loss: leave them out, or --tasks")
+    if tasks is not None and overrides:
+        raise RecipeError(f"{overrides[0]!r}: is for a loss, and --tasks takes none: leave it out")
+    names = [] if tasks is None else names_of(tasks, include_path)
     loaded, name = load_model(model, device=device, weights=weights, adapter=adapter)
     if tasks is not None:
-        from llmx.evaluation.tasks import run_tasks
-
-        found = run_tasks(
-            loaded, name, tasks.split(","), include_path=include_path, limit=limit, shots=shots, chat=chat
-        )
+        found = run_tasks(loaded, name, names, say=_say, include_path=include_path, limit=limit, shots=shots, chat=chat)
         click.echo(json.dumps(found, ensure_ascii=False, indent=1) if as_json else _task_table(found))
         return
     measured = _measure(model, loaded, name, data, overrides, tokens)
@@ -83,6 +84,10 @@ def command(
         click.echo(json.dumps({each.label: each.to_plain() for each in measured}, ensure_ascii=False, indent=1))
     else:
         click.echo(_table(measured))
+
+
+def _say(line: str) -> None:
+    click.echo(f"llmx: {line}", err=True)
 
 
 def _measure(
@@ -111,7 +116,7 @@ def _table(measured: Sequence[Score]) -> str:
         bits = "-" if each.bits_per_byte is None else f"{each.bits_per_byte:.4f}"
         lines.append(
             f"{each.label:{width}}  {each.loss:8.4f}  {each.perplexity:10.4g}  {bits:>9}  {each.tokens:12,}  "
-            f"{each.documents:9,}"
+            f"{'-' if each.documents is None else f'{each.documents:,}':>9}"
         )
     return "\n".join(lines)
 

@@ -74,11 +74,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         return type(self.loaded.template).__name__ if chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Return a chat as the model's own template writes it."""
+        """Return a chat as the model's own template writes it; without a prompt, the last turn is left open."""
         template = self.loaded.template
         assert template is not None
-        pieces = template.pieces(messages_of(chat_history), generate=add_generation_prompt)
-        return "".join(piece.text for piece in pieces)
+        begun = "" if add_generation_prompt else chat_history[-1]["content"]
+        asked = chat_history if add_generation_prompt else chat_history[:-1]
+        return "".join(piece.text for piece in template.pieces(messages_of(asked), generate=True)) + begun
 
     # --- scores -----------------------------------------------------------------------------------------------------
 

@@ -32,14 +32,15 @@ class Score:
         nats: sum of the loss over the tokens.
         tokens: those that were predicted: of chats, the ones that are trained on.
         text_bytes: UTF-8 bytes of the text they spell.
+        documents: that were read; None where rows were left out, which begin and end anywhere. So with lost turns.
     """
 
     label: str
     nats: float
     tokens: int
     text_bytes: float
-    documents: int
-    lost_turns: int = 0
+    documents: int | None
+    lost_turns: int | None = 0
 
     @property
     def loss(self) -> float:
@@ -78,13 +79,15 @@ def scores(model: Model, sources: Sequence[Measurable], most_tokens: int | None 
     with progress("Measuring", "tokens") as report, torch.inference_mode():
         done = 0
         for each in sources:
-            nats, tokens = 0.0, 0
+            nats, tokens, rows = 0.0, 0, 0
             for batch in each.rows.batches(ROWS, most_tokens):
                 nats += batch_nats(model, batch)
                 tokens += batch.count
+                rows += len(batch.ids_BT)
                 report(done := done + batch.count)
             text_bytes = each.rows.text_bytes * tokens / each.rows.predicted
-            found.append(Score(each.label, nats, tokens, text_bytes, each.documents, each.lost_turns))
+            of_all = (each.documents, each.lost_turns) if rows == each.rows.rows else (None, None)
+            found.append(Score(each.label, nats, tokens, text_bytes, *of_all))
     return found
 
 
@@ -109,6 +112,11 @@ def total(found: Sequence[Score]) -> Score:
         sum(each.nats for each in found),
         sum(each.tokens for each in found),
         sum(each.text_bytes for each in found),
-        sum(each.documents for each in found),
-        sum(each.lost_turns for each in found),
+        _sum([each.documents for each in found]),
+        _sum([each.lost_turns for each in found]),
     )
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    known = [each for each in counts if each is not None]
+    return sum(known) if len(known) == len(counts) else None
