@@ -20,9 +20,12 @@ from click.testing import CliRunner, Result
 
 import llmx
 from llmx.cli import cli
+from llmx.cli.generate import _print_text
 from llmx.generate.prompt_file import read_prompts
 from llmx.generate.prompts import ChatPrompt
+from llmx.generate.request import Token
 from llmx.protocols import Message
+from llmx.terminal import printable
 
 Generate = Callable[..., Result]
 
@@ -214,6 +217,29 @@ def test_an_empty_prompt_needs_a_beginning(generate: Generate, llama: Path, tmp_
     path.write_text(json.dumps({**json.loads(path.read_text()), "add_bos_token": False}))
     said = fault(generate("", model=tmp_path / "m"))
     assert "prompt: is empty, and the tokenizer has no token to begin with" in said
+
+
+def test_a_model_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Escapes are shown as pictures there; wide characters, tabs and lines pass, and a pipe gets all as it is."""
+    wild = "a\x1b[2J\x07\x9b\r汉\t字\n🙂"
+    tame = "a␛[2J␇\ufffd␍汉\t字\n🙂"
+    assert printable(wild) == tame
+    answer: Any = Said([Token(1, wild), Token(2, "\x1b[31m")])
+    for stream in (True, False):
+        _print_text(answer, "p\x1b[1m", stream=stream, chat=False)
+        assert capsys.readouterr().out == f"p\x1b[1m{wild}\x1b[31m\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for stream in (True, False):
+        _print_text(answer, "p\x1b[1m", stream=stream, chat=False)
+        assert capsys.readouterr().out == f"\x1b[2mp␛[1m\x1b[0m{tame}␛[31m\n"
+
+
+class Said(list[Token]):
+    """An answer that has ended."""
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self)
 
 
 def test_an_interrupt_keeps_what_was_shown(char_run: Path) -> None:

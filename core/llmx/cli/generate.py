@@ -13,6 +13,7 @@ import click
 from llmx.cli.models import load_model, model_options
 from llmx.errors import RecipeError
 from llmx.layers import is_override
+from llmx.terminal import printable
 
 if TYPE_CHECKING:
     from llmx.generate.language_model import LanguageModel
@@ -154,22 +155,30 @@ def _sink(out: Path | None) -> Iterator[TextIO]:
 
 
 def _print_text(answer: Answer, prompt: str, *, stream: bool, chat: bool) -> None:
-    """Print the prompt dimmed and the text after it; what came before an interrupt is shown too."""
+    """Print the prompt and the text after it; what came before an interrupt is shown too.
+
+    On a terminal the prompt is dimmed, and nothing of either steers it; elsewhere both are as they are.
+    """
+    terminal = sys.stdout.isatty()
+
+    def show(text: str, nl: bool = False) -> None:
+        click.echo(printable(text) if terminal else text, nl=nl, color=True)
+
     pieces = iter(answer)
     first = next(pieces, None)  # what goes wrong at once does so before anything is printed
-    click.echo(click.style(prompt, dim=True), nl=chat)
+    click.echo(click.style(printable(prompt), dim=True) if terminal else prompt, nl=chat, color=True)
     shown = 0
     try:
         if stream and first is not None:
-            click.echo(first.text, nl=False)
+            show(first.text)
             shown = len(first.text)
         for token in pieces:
             if stream and token.text:
-                click.echo(token.text, nl=False)
+                show(token.text)
                 shown += len(token.text)
                 sys.stdout.flush()
     finally:
-        click.echo(answer.text[shown:])
+        show(answer.text[shown:], nl=True)
 
 
 def _tell_of_full_context(answers: Sequence[Answer]) -> None:
