@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmx.errors import LlmxError, RecipeError
+from llmx.named import split_adapters
 
 if TYPE_CHECKING:
     from llmx_chat.commands import Commands
     from llmx_chat.conversation import Conversation
     from llmx_chat.show import Show
+
+LEAVING = ("exit", "quit")
+"""Typed at the terminal these leave, as at many prompts, though no slash is before them."""
 
 
 @click.command("chat")
@@ -50,7 +54,7 @@ def command(
     """Talk with the model of RUN: a run folder, its model/, or a Hugging Face folder with a chat template.
 
     Enter sends, Alt+Enter or a backslash at the end begins a new line; /help lists commands. Ctrl-C stops an answer,
-    Ctrl-D leaves. From a pipe each line is a message, and answers alone are printed.
+    exit or Ctrl-D leaves. From a pipe each line is a message, and answers alone are printed.
 
     \b
     llmx chat runs/my-chats
@@ -65,7 +69,7 @@ def command(
     wrong = [each for each in overrides if "=" not in each]
     if wrong:
         raise RecipeError(f"{wrong[0]!r}: is no KEY=VALUE")
-    adapters = dict(map(_named, adapter))
+    adapters = split_adapters(adapter)
     loaded = llmx.load(
         model,
         sampler=sampler,
@@ -91,27 +95,20 @@ def command(
         talk.close()
 
 
-def _named(given: str) -> tuple[str, Path]:
-    name, equals, folder = given.partition("=")
-    if not equals:
-        name, folder = Path(given).resolve().name, given
-    if not name or not folder:
-        raise RecipeError(f"--adapter {given!r}: must be NAME=FOLDER, or a folder")
-    return name, Path(folder)
-
-
 def _at_terminal(talk: Conversation, show: Show, commands: Commands, model: Path) -> None:
     from llmx_chat.terminal import Terminal
 
     terminal = Terminal(talk, show, commands, model.resolve().name)
-    show.remark("/help lists commands; Ctrl-C stops an answer, Ctrl-D leaves")
+    show.remark("/help lists commands; Ctrl-C stops an answer; exit or Ctrl-D leaves")
     while True:
         try:
             text = terminal.ask()
         except KeyboardInterrupt:
-            show.remark("Ctrl-D leaves")
+            show.remark("exit or Ctrl-D leaves")
             continue
         except EOFError:
+            return
+        if text.strip() in LEAVING:
             return
         try:
             if not _turn(talk, show, commands, text, lambda turn: setattr(terminal, "speed", turn.speed())):

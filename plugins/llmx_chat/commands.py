@@ -19,7 +19,7 @@ HELP = {
     "/set NAME=VALUE": "temperature=0.3, top-p=0.9, top-k=off, max_new_tokens=50, seed=7; alone it shows them",
     "/model NAME": "which model answers, of the base and its adapters; alone it shows them",
     "/help": "this; a message that begins with a slash is written with two",
-    "/exit": "leave; Ctrl-D does too",
+    "/exit": "leave; so do exit, quit and Ctrl-D",
 }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import llmx
 from llmx import CheckpointError, RecipeError
+from llmx.named import split_adapters
 
 
 def ids(vocab: int = 260) -> torch.Tensor:
@@ -90,6 +91,20 @@ def test_what_is_no_adapter_is_refused(llama: Path, char_run: Path, runs: tuple[
         llmx.load(llama, adapters={"x": other})
     with pytest.raises(CheckpointError, match=r"adapter x: .*another base|shape"):
         llmx.load(char_run, adapters={"x": runs[0] / "adapter"})
+    with pytest.raises(RecipeError, match=r"^adapter 'base': so the model without an adapter is called"):
+        llmx.load(llama, adapters={"base": runs[0] / "adapter"})
+
+
+def test_adapters_have_names_of_their_own(tmp_path: Path) -> None:
+    """A name for a folder without one; neither two of one name nor that of the model."""
+    assert split_adapters(["a=x/y", str(tmp_path)]) == {"a": Path("x/y"), tmp_path.name: tmp_path}
+    for given, message in [
+        (["a=x", "a=y"], "^--adapter: 'a' is the name of x and of y: give another"),
+        (["base=x"], "^adapter 'base': so the model"),
+        (["=x"], "^--adapter '=x': must be NAME=FOLDER"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            split_adapters(given)
 
 
 def test_an_adapter_of_another_text_is_refused(

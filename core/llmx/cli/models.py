@@ -10,6 +10,7 @@ import click
 
 from llmx.errors import RecipeError
 from llmx.layers import is_override
+from llmx.named import split_adapter
 
 if TYPE_CHECKING:
     from llmx.generate.language_model import LanguageModel
@@ -34,20 +35,6 @@ def model_options(command: Command) -> Command:
     for option in reversed(MODEL_OPTIONS):
         command = option(command)
     return command
-
-
-def split_adapter(given: str) -> tuple[str, Path]:
-    """Return the name and the folder of `--adapter [NAME=]FOLDER`; without a name it is that of the folder.
-
-    Raises:
-        RecipeError: one of them is empty.
-    """
-    name, equals, folder = given.partition("=")
-    if not equals:
-        name, folder = Path(given).resolve().name, given
-    if not name or not folder:
-        raise RecipeError(f"--adapter {given!r}: must be NAME=FOLDER, or a folder")
-    return name, Path(folder)
 
 
 def load_model(

@@ -19,6 +19,7 @@ from llmx.data.encode import template_hash
 from llmx.errors import CheckpointError, RecipeError
 from llmx.folder import is_run
 from llmx.lock import read_lock
+from llmx.named import require_other_than_base
 from llmx.options import structure
 from llmx.pretrained import Pretrained
 from llmx.protocols import Model
@@ -41,9 +42,11 @@ def adapted_models(
         adapters: a folder in PEFT's form each, or a run whose `adapter/` is one.
 
     Raises:
-        RecipeError: a folder is none, or a plugin for its kind of adapter is not there.
+        RecipeError: a name is that of the base, a folder is none, or a plugin for its kind of adapter is not there.
         CheckpointError: the adapter belongs to another model, or was trained with another tokenizer or template.
     """
+    for name in adapters:
+        require_other_than_base(name)
     return {name: _adapted(name, base, folder, Path(path), registry, device) for name, path in adapters.items()}
 
 
