@@ -67,6 +67,11 @@ def test_a_question_is_asked_by_the_template(chats: Path, tmp_path: Path, llmx_c
     asked = llmx_cli("generate", tmp_path / "r", "Who is Bo?", "--chat", "--json", "--max-new-tokens", 5)
     assert json.loads(asked.stdout)["text"] == model.generate(model.question("Who is Bo?"), max_new_tokens=5)
     assert model.generate(model.question("Who is Bo?")) != model.generate("Who is Bo?")
+    turns = [{"role": "system", "content": "You are Bo."}, {"role": "user", "content": "Who is Bo?"}]
+    assert model.chat(turns) == ChatPrompt((Message("system", "You are Bo."), Message("user", "Who is Bo?")))
+    assert model.generate(turns[1:]) == model.generate(model.question("Who is Bo?"))
+    with pytest.raises(llmx.RecipeError, match=r"^prompt: a turn lacks 'content'"):
+        model.chat([{"role": "user"}])
     (tmp_path / "plain.txt").write_text("Bo is here. " * 400)
     train(tmp_path / "plain.txt", tmp_path / "plain")
     refused = llmx_cli("generate", tmp_path / "plain", "Who is Bo?", "--chat")

@@ -110,6 +110,27 @@ def test_a_seed_is_a_text(char_run: Path) -> None:
     assert both[0] == first != both[1]  # each sequence of a call has its own stream
 
 
+def test_a_call_has_its_own_temperature_and_stop_strings(char_run: Path) -> None:
+    """As the trainer's; several prompts may be a tuple, and what is no prompt is told."""
+    model = llmx.load(char_run, sampler=["temperature"])
+    greedy = llmx.load(char_run, sampler=["greedy"])
+    best = greedy.generate("The")
+    assert model.generate("The", temperature=0) == model.generate("The", temperature=1e-6) == best
+    assert model.generate("The", temperature=5.0, seed=1) != model.generate("The", seed=1)
+    stop = best[10:12]
+    assert model.generate("The", temperature=0, stop=stop) == best[: best.index(stop)]
+    assert model.generate(("The", "A"), temperature=0, stop=[stop, "\n\n"])[0] == best[: best.index(stop)]
+    for wrong in (None, 7, b"The", [], ["The", 7], {"role": "user"}):
+        with pytest.raises(RecipeError, match=r"^prompt: give a text, a list of texts, or a chat"):
+            model.generate(wrong)  # type: ignore[call-overload]
+    with pytest.raises(RecipeError, match=r"^stop: is empty"):
+        model.generate("The", stop="")
+    with pytest.raises(RecipeError, match=r"^temperature: the sampler chain has none"):
+        greedy.generate("The", temperature=0.5)
+    with pytest.raises(RecipeError, match=r"^temperature = nan: must be 0"):
+        model.generate("The", temperature=float("nan"))
+
+
 def test_the_chain_is_what_was_asked_for(char_run: Path) -> None:
     """top-k of 1 is greedy, in any chain; options reach their link."""
     greedy = llmx.load(char_run, sampler=["greedy"]).generate("The")

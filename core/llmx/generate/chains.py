@@ -61,3 +61,20 @@ class Chains:
             raise RecipeError(*(f"{fault.path}: {fault.message}" for fault in faults))
         sampler: Sampler = Part(offer.qualified, offer, options).build(self._tokenizer)
         return sampler
+
+
+def at_temperature(links: Sequence[Link], temperature: float) -> list[Link]:
+    """Return links with another temperature; 0 takes the best token always, whatever the others do.
+
+    Raises:
+        RecipeError: it is below 0, or no link has one.
+    """
+    if not temperature >= 0:
+        raise RecipeError(f"temperature = {temperature}: must be 0, for the best token always, or more")
+    if temperature == 0:
+        return [("llmx:greedy", {})]
+    at = next((n for n, (_, options) in enumerate(links) if "temperature" in options), None)
+    if at is None:
+        raise RecipeError("temperature: the sampler chain has none: name it in sampler=[…]")
+    name, options = links[at]
+    return [*links[:at], (name, {**options, "temperature": temperature}), *links[at + 1 :]]

@@ -10,15 +10,13 @@ from attrs import Factory, field, frozen
 from llmx.data.batches import stream_seed
 from llmx.data.encode import Encoder
 from llmx.errors import PromptTooLongError, RecipeError
-from llmx.generate.chains import Chains, Link
+from llmx.generate.chains import Chains, Link, at_temperature
 from llmx.generate.engine import Engine
-from llmx.generate.prompts import ChatPrompt, check_length, prompt_ids, require_utf8
+from llmx.generate.prompts import ChatPrompt, as_message, as_prompts, check_length, prompt_ids, require_utf8
 from llmx.generate.request import Answer, Request
+from llmx.named import BASE
 from llmx.protocols import Message, Model, Sampler, Template, Tokenizer
 from llmx.sections import GenerateOptions
-
-BASE = "base"
-"""What an engine calls the model that has no adapter of a name."""
 
 
 @frozen
@@ -65,30 +63,61 @@ class LanguageModel:
 
     @overload
     def generate(
-        self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None
+        self,
+        prompt: str | ChatPrompt | Sequence[Message | Mapping[str, Any]],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
     ) -> str: ...
 
     @overload
     def generate(
-        self, prompt: list[str], *, max_new_tokens: int | None = None, seed: int | None = None
+        self,
+        prompt: list[str] | tuple[str, ...],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
     ) -> list[str]: ...
 
     def generate(
-        self, prompt: str | ChatPrompt | list[str], *, max_new_tokens: int | None = None, seed: int | None = None
+        self,
+        prompt: Any,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
     ) -> str | list[str]:
-        """Return the text that continues a prompt, without the prompt; a list of texts for a list of prompts.
+        """Return the text that continues a prompt, without the prompt, or answers a chat; a list for several texts.
+
+        Args:
+            prompt: a text, several texts, or a chat, as a list of turns with role and content too.
+            max_new_tokens: most tokens to add. None: as the model's options say.
+            temperature: what the logits are divided by, 0 for the best token always. None: as the sampler chain has it.
+            stop: texts that end the answer, and are no part of it.
+            seed: of the draws. None: as the model's options say.
 
         Raises:
-            RecipeError: a prompt is empty or fills the context.
+            RecipeError: a prompt is none, is empty or fills the context, or the chain has no temperature.
         """
-        if not isinstance(prompt, list):
-            return self.complete(prompt, max_new_tokens=max_new_tokens, seed=seed).text
-        engine = self.new_engine(most_waiting=len(prompt))
-        asked = [
-            self.request(each, max_new_tokens=max_new_tokens, seed=seed, number=number)
-            for number, each in enumerate(prompt)
+        asked = as_prompts(prompt)
+        prompts: Sequence[str | ChatPrompt] = asked if isinstance(asked, list) else [asked]
+        fields: dict[str, Any] = {"stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+        if "" in fields["stop"]:
+            raise RecipeError("stop: is empty, and stands everywhere: give some text")
+        if temperature is not None:
+            fields["chain"] = self.chain_of(at_temperature(self.links, temperature))
+        engine = self.new_engine(most_waiting=len(prompts))
+        requests = [
+            self.request(each, max_new_tokens=max_new_tokens, seed=seed, number=number, **fields)
+            for number, each in enumerate(prompts)
         ]
-        return [answer.wait().text for answer in [engine.submit(each) for each in asked]]
+        texts = [answer.wait().text for answer in [engine.submit(each) for each in requests]]
+        return texts if isinstance(asked, list) else texts[0]
 
     def question(self, text: str) -> ChatPrompt:
         """Return a user's message, to be answered by the template that trained the model.
@@ -100,17 +129,22 @@ class LanguageModel:
             raise RecipeError("--chat: the model was trained on plain text and has no template: leave --chat out")
         return ChatPrompt((Message("user", text),))
 
-    def chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> ChatPrompt:
+    def chat(
+        self, messages: Sequence[Message | Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> ChatPrompt:
         """Return a chat, to be answered by the template that trained the model.
 
+        Args:
+            messages: its turns, or tables with role and content.
+
         Raises:
-            RecipeError: the model was trained on no chats.
+            RecipeError: the model was trained on no chats, or a turn lacks something.
         """
         if self.template is None:
             raise RecipeError(
                 "chat: the model was trained on plain text and has no template: continue texts with llmx generate"
             )
-        return ChatPrompt(tuple(messages), tuple(tools))
+        return ChatPrompt(tuple(map(as_message, messages)), tuple(tools))
 
     def stream(
         self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None

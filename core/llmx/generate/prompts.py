@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -35,6 +35,38 @@ class ChatPrompt:
 
     def __str__(self) -> str:
         return self.messages[-1].content
+
+
+def as_prompts(given: Any) -> str | ChatPrompt | list[str]:
+    """Return what a program asks for: a text, several texts, or the chat that several turns are.
+
+    Raises:
+        RecipeError: it is none of these.
+    """
+    if isinstance(given, str | ChatPrompt):
+        return given
+    turns = list(given) if isinstance(given, Iterable) and not isinstance(given, Mapping | bytes) else []
+    if turns and all(isinstance(each, str) for each in turns):
+        return turns
+    if not turns or not all(isinstance(each, Message | Mapping) for each in turns):
+        raise RecipeError("prompt: give a text, a list of texts, or a chat, a list of turns with role and content")
+    return ChatPrompt(tuple(map(as_message, turns)))
+
+
+def as_message(turn: Message | Mapping[str, Any]) -> Message:
+    """Return a turn of a chat that a program gave as a table with role and content.
+
+    Raises:
+        RecipeError: it lacks one of them.
+    """
+    if isinstance(turn, Message):
+        return turn
+    for name in ("role", "content"):
+        if not isinstance(turn.get(name), str):
+            raise RecipeError(
+                f"prompt: a turn lacks {name!r}" if name not in turn else f"prompt: {name} must be a text"
+            )
+    return Message(turn["role"], turn["content"])
 
 
 def prompt_ids(prompt: str, model: Model, tokenizer: Tokenizer) -> list[int]:

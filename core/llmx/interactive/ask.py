@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from llmx.errors import RecipeError
 from llmx.generate.language_model import LanguageModel
-from llmx.generate.prompts import ChatPrompt
-from llmx.protocols import Message, Sampler
+from llmx.generate.prompts import ChatPrompt, as_prompts
+from llmx.protocols import Sampler
 
 if TYPE_CHECKING:
     from llmx.assembly import Run
@@ -19,39 +19,23 @@ if TYPE_CHECKING:
 def answer(
     run: Run, prompt: Any, *, max_new_tokens: int | None, temperature: float | None, seed: int | None
 ) -> str | list[str]:
-    """Return how a run's model as it is now continues a prompt, or each of several."""
+    """Return how a run's model as it is now continues a prompt, or each of several.
+
+    Raises:
+        RecipeError: the prompt is none, or a chat that the run has no template for.
+    """
+    asked = as_prompts(prompt)
+    if isinstance(asked, ChatPrompt) and run.template is None:
+        raise RecipeError("prompt: is a chat, and the run has no template, since its data holds no chats: give a text")
     chain = run.chain if temperature is None else _at_temperature(run, temperature)
     model = LanguageModel(run.model, run.tokenizer, chain, run.recipe.generate, run.template, ends=run.ends)
     training = run.module.training
     run.module.eval()
     try:
-        text: str | list[str] = model.generate(_prompt(run, prompt), max_new_tokens=max_new_tokens, seed=seed)
+        text: str | list[str] = model.generate(asked, max_new_tokens=max_new_tokens, seed=seed)
         return text
     finally:
         run.module.train(training)
-
-
-def _prompt(run: Run, prompt: Any) -> Any:
-    """Return a text, a list of texts, or the chat that a list of turns is."""
-    if isinstance(prompt, str | ChatPrompt):
-        return prompt
-    turns = list(prompt)
-    if turns and all(isinstance(each, str) for each in turns):
-        return turns
-    if not turns or not all(isinstance(each, Message | Mapping) for each in turns):
-        raise RecipeError("prompt: give a text, a list of texts, or a chat, a list of turns with role and content")
-    if run.template is None:
-        raise RecipeError("prompt: is a chat, and the run has no template, since its data holds no chats: give a text")
-    return ChatPrompt(tuple(_message(each) for each in turns))
-
-
-def _message(turn: Message | Mapping[str, Any]) -> Message:
-    if isinstance(turn, Message):
-        return turn
-    try:
-        return Message(str(turn["role"]), str(turn["content"]))
-    except KeyError as error:
-        raise RecipeError(f"prompt: a turn lacks {error}") from error
 
 
 def _at_temperature(run: Run, temperature: float) -> Sequence[Sampler]:
