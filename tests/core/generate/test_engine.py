@@ -239,7 +239,7 @@ def test_a_fault_is_that_of_who_asked(tiny: Any) -> None:
     alone = ids(engine(tiny).submit(ASKED[0]))
     both = engine(tiny)
     good, bad = both.submit(ASKED[0]), both.submit(Request([1, 2], [Faulty()]))
-    with pytest.raises(LlmxError, match="^the answer failed: ValueError: no third token") as told:
+    with pytest.raises(LlmxError, match=r"^the answer failed: ValueError: no third token") as told:
         bad.wait()
     assert isinstance(told.value.__cause__, ValueError)
     assert bad.finish_reason == "error"
@@ -256,7 +256,7 @@ class Forbidding(Faulty):
 
 def test_a_chain_that_leaves_no_token_is_told(tiny: Any) -> None:
     """In words for users."""
-    with pytest.raises(LlmxError, match="^sampler: the chain leaves no token to draw"):
+    with pytest.raises(LlmxError, match=r"^sampler: the chain leaves no token to draw"):
         engine(tiny).submit(Request([1, 2], [Forbidding()])).wait()
 
 
