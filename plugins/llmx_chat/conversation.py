@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -223,8 +224,10 @@ class Turn:
         return f"{tokens}{self.speed()}{first}{reused}"
 
     def speed(self) -> str:
-        """Return the tokens a second after the first, with a comma before; nothing where there are too few."""
+        """Return the tokens a second after the first, with a comma before, up to now or to the end; nothing where there
+        are too few."""
         answer = self.answer
-        if answer.first_s is None or answer.finished_s is None or len(answer.tokens) < 2:
+        if answer.first_s is None or len(answer.tokens) < 2:
             return ""
-        return f", {(len(answer.tokens) - 1) / max(answer.finished_s - answer.first_s, 1e-9):.1f} tokens/s"
+        until = time.perf_counter() if answer.finished_s is None else answer.finished_s
+        return f", {(len(answer.tokens) - 1) / max(until - answer.first_s, 1e-9):.1f} tokens/s"

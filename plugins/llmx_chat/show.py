@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from typing import TextIO
 
 from llmx.errors import LlmxError
+from llmx.terminal import printable
 from llmx_chat.conversation import Conversation, Turn
+from llmx_chat.live import Live, unseen_keys
 
 DIM, RED, PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Characters that a terminal acts on, but for tab and the end of a line: a model's text only ever shows."""
 
 
 class Show:
@@ -46,7 +45,10 @@ class Show:
             self.remark(f"the context of {talk.context} tokens is full: {said}")
         stopped, whole = False, False
         try:
-            self._stream(turn)
+            if self.terminal:
+                self._show_live(turn)
+            else:
+                self._pass_on(turn)
             whole = True
         except KeyboardInterrupt:
             turn.stop()
@@ -61,15 +63,25 @@ class Show:
         if stopped and not self.terminal:
             raise KeyboardInterrupt
 
-    def _stream(self, turn: Turn) -> None:
-        before = None
+    def _show_live(self, turn: Turn) -> None:
+        """Write what comes, thoughts dimmed, with the speed below it."""
+        live, before = Live(self.file), None
+        with unseen_keys():
+            try:
+                for said in turn:
+                    if said.kind == "content" and before == "reasoning":
+                        live.write("\n")
+                    before, text = said.kind, printable(said.text)
+                    styled = self._styled(text, DIM if said.kind == "reasoning" else "")
+                    speed = turn.speed().strip(", ")
+                    live.write(styled, text, speed and self._styled(speed, DIM))
+            finally:
+                live.close()
+
+    def _pass_on(self, turn: Turn) -> None:
+        """Write the answer as it is; thoughts are no part of what a program reads."""
         for said in turn:
-            if said.kind == "content" and before == "reasoning":
-                self._write("\n")
-            if self.terminal:
-                self._write(self._styled(printable(said.text), DIM if said.kind == "reasoning" else ""))
-                before = said.kind
-            elif said.kind == "content":  # thoughts are no part of what a program reads
+            if said.kind == "content":
                 self._write(said.text)
 
     def _styled(self, text: str, style: str) -> str:
@@ -78,8 +90,3 @@ class Show:
     def _write(self, text: str) -> None:
         self.file.write(text)
         self.file.flush()
-
-
-def printable(text: str) -> str:
-    """Return text in which characters that a terminal would act on are shown as pictures of themselves."""
-    return CONTROL.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", text)

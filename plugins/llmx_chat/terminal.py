@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmx.errors import PluginError
+from llmx.terminal import printable
 from llmx_chat.commands import HELP, Commands
 from llmx_chat.conversation import Conversation
 from llmx_chat.files import history_file
-from llmx_chat.show import Show, printable
+from llmx_chat.show import Show
 
 try:
     from prompt_toolkit import PromptSession

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +24,8 @@ from llmx.errors import DataError
 from llmx.protocols import Message
 from llmx_chat.conversation import Conversation
 from llmx_chat.files import load_chat, save_chat
+from llmx_chat.live import Live
 from llmx_chat.settings import Settings
-from llmx_chat.show import printable
 
 SAID = {"你是谁？": "我是小明，一个助手。", "几点开门？": "九点开门，晚上八点关门。", "谢谢": "不客气！"}
 
@@ -224,9 +226,30 @@ def test_what_is_saved_can_be_trained_on(talk: Conversation, tmp_path: Path) -> 
              out=tmp_path / "run")  # fmt: skip
 
 
-def test_a_model_cannot_steer_the_terminal() -> None:
-    """Escapes are shown as pictures; wide characters, tabs and lines pass."""
-    assert printable("a\x1b[2J\x07\x9b\r汉\t字\n🙂") == "a␛[2J␇\ufffd␍汉\t字\n🙂"
+def test_the_speed_below_an_answer_leaves_its_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes before more text comes, and never stands where the terminal may be about to wrap."""
+    monkeypatch.setattr("llmx_chat.live._columns", lambda _: 41)
+    file = io.StringIO()
+    live, text = Live(file), "我是a\n" + "九点开门，晚上八点b" * 30
+    for character in text:
+        live.write(character, status="7 tokens/s")
+    live.close()
+    below = re.compile(r"\x1bD\x1b\[A\x1b7\r\n7 tokens/s\x1b8(\x1b\[J)?")
+    assert below.sub("", file.getvalue()) == text
+    assert all(found[1] for found in below.finditer(file.getvalue()))
+    seen, column = 0, 0
+    for before in below.sub("!", file.getvalue()):
+        if before == "!":
+            seen += 1
+            assert column < 39
+            continue
+        width = 1 if before.isascii() else 2
+        column = 0 if before == "\n" else width if column + width > 41 else column + width
+    assert seen > 250
+    narrow = io.StringIO()
+    monkeypatch.setattr("llmx_chat.live._columns", lambda _: 20)
+    Live(narrow).write("a", status="7 tokens/s")
+    assert narrow.getvalue() == "a"
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -273,7 +296,10 @@ main(sys.argv[1:])
 """
 
 
+SLOWEST = SLOW.replace("0.15", "2")
 PROMPT = "\n>"
+STATUS = re.compile(r"\x1bD\x1b\[A\x1b7\r+\n.*?\x1b8(\x1b\[J)?")
+"""What stands below an answer while it comes, and goes again."""
 
 
 class Screen:
@@ -281,13 +307,14 @@ class Screen:
 
     def __init__(self, arguments: list[str], state: Path) -> None:
         self.main, side = pty.openpty()
+        termios.tcsetwinsize(side, (24, 80))
         env = {**os.environ, "XDG_STATE_HOME": str(state), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
         self.process = subprocess.Popen(
             arguments, stdin=side, stdout=side, stderr=side, env=env, start_new_session=True
         )
         os.close(side)
         os.set_blocking(self.main, False)
-        self._seen = b""
+        self.seen = b""
 
     def wait(self, *wanted: str, seconds: float = 60) -> str:
         """Read until all that is wanted came, one after another, since the last keys; return what did."""
@@ -295,17 +322,18 @@ class Screen:
         pattern = re.compile(".*".join(map(re.escape, wanted)), re.DOTALL)
         while time.monotonic() < until:
             try:
-                self._seen += os.read(self.main, 10_000)
+                self.seen += os.read(self.main, 10_000)
             except (BlockingIOError, OSError):
                 time.sleep(0.02)
-            text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self._seen.decode("utf-8", "replace"))
+            text = STATUS.sub("", self.seen.decode("utf-8", "replace"))
+            text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
             if pattern.search(text):
                 return text
         raise AssertionError(f"not seen: {text[-2000:]}")
 
     def type(self, text: str) -> None:
         """Send keys. Whoever waits for the prompt first knows that the program, not the terminal, gets them."""
-        self._seen = b""
+        self.seen = b""
         os.write(self.main, text.encode())
 
 
@@ -340,3 +368,40 @@ def test_a_conversation_at_a_terminal(chat_run: Path, tmp_path: Path) -> None:
     history = tmp_path / "llmx" / "chat_history"
     assert "几点开门" in history.read_text()
     assert history.stat().st_mode & 0o077 == 0
+
+
+def test_an_answer_at_a_terminal_has_its_speed_and_no_keys_in_it(chat_run: Path, tmp_path: Path) -> None:
+    """What is typed meanwhile waits for the next prompt; a bare exit leaves, as the first line says."""
+    screen = Screen([sys.executable, "-c", SLOW, *command(chat_run)[3:]], tmp_path)
+    try:
+        screen.wait("exit or Ctrl-D leaves", PROMPT)
+        screen.type("几点开门？\r")
+        screen.wait("九")
+        screen.type("谢谢")
+        text = screen.wait("13 tokens, ", PROMPT)
+        assert len(STATUS.findall(screen.seen.decode())) > 3
+        answer, _, prompt = text.rpartition("13 tokens, ")
+        assert "谢谢" not in answer
+        assert "谢谢" in prompt or screen.wait("谢谢")
+        screen.type("\x15exit\r")
+        assert screen.process.wait(20) == 0
+    finally:
+        screen.process.kill()
+        screen.process.wait()
+        os.close(screen.main)
+
+
+def test_a_question_that_is_taken_back_is_told(chat_run: Path, tmp_path: Path) -> None:
+    """Ctrl-C before the first token of its answer."""
+    screen = Screen([sys.executable, "-c", SLOWEST, *command(chat_run)[3:]], tmp_path)
+    try:
+        screen.wait("Ctrl-D leaves", PROMPT)
+        screen.type("几点开门？\r")
+        screen.wait("几点开门？")
+        time.sleep(0.7)
+        os.killpg(screen.process.pid, signal.SIGINT)
+        screen.wait("stopped after 0 tokens: the question is taken back", PROMPT)
+    finally:
+        screen.process.kill()
+        screen.process.wait()
+        os.close(screen.main)
