@@ -237,7 +237,9 @@ def test_tasks_of_ones_own_run(llama: Path, tasks: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_wrong_with_a_task_is_a_line(llama: Path, tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_wrong_with_a_task_is_a_line(
+    llama: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """It names the task and gives the harness's words; broken files are told, and git is not asked."""
     choice = (tasks / "choice.yaml").read_text()
     wrong = {
@@ -261,6 +263,7 @@ def test_what_is_wrong_with_a_task_is_a_line(llama: Path, tasks: Path, capfd: py
         assert str(error).startswith(f"--tasks {given[0]}: lm-eval stopped: "), error
         assert words in str(error)
         assert len(str(error).splitlines()) == 1
+    monkeypatch.chdir(tasks)  # which is no repository
     capfd.readouterr()
     done = evaluate(llama, "--include-path", tasks, "--tasks", "own_choice, own_answer", "--limit", 2)
     assert done.exit_code == 0, done.exception
