@@ -43,7 +43,7 @@ class CompiledStep:
     computed by the model as ever.
 
     Args:
-        model: packed by `llmx.nn.packed`.
+        model: packed by `llmx.nn.packed` with `compiled`.
     """
 
     def __init__(self, model: Model) -> None:

@@ -14,7 +14,15 @@ from llmx.nn.decoder import Decoder
 from llmx.nn.huge_pages import use_huge_pages
 from llmx.nn.mlp import SwiGLU
 from llmx.nn.packed_cuda import CudaInt4Linear, CudaInt8Linear
-from llmx.nn.packed_formats import GROUP, BlockedLinear, Int4Linear, Int8Linear, PackedLinear, PlainLinear
+from llmx.nn.packed_formats import (
+    GROUP,
+    BlockedLinear,
+    Int4Linear,
+    Int8Linear,
+    PackedLinear,
+    PlainInt8Linear,
+    PlainLinear,
+)
 
 Weights = Literal["bf16", "int8", "int4"]
 
@@ -41,7 +49,7 @@ def pack(
         weights: their type; int8 and int4 compute in bf16. None: as they are stored. In int4, a layer whose
             input features are not a multiple of 32 is held in int8.
         device: where the model computes; None: where it is.
-        compiled: torch.compile will see the model: bf16 stays in a layout that it can read.
+        compiled: torch.compile will see the model: weights stay in a layout that it can read.
 
     Raises:
         RecipeError: there is no such type, or this device has no right product for it.
@@ -134,7 +142,7 @@ class _Place:
         if self.weights in ("int8", "int4"):
             narrow = self.weights == "int4" and weight_NK.shape[1] % GROUP == 0
             if self.device.type == "cpu":
-                return Int4Linear if narrow else Int8Linear
+                return Int4Linear if narrow else PlainInt8Linear if self.compiled else Int8Linear
             if self.device.type == "cuda":
                 return CudaInt4Linear if narrow and CudaInt4Linear.takes(weight_NK) else CudaInt8Linear
             raise RecipeError(f"weights: {self.weights!r} is for cpu and cuda, not for {self.device.type}: use bf16")

@@ -5,10 +5,8 @@ Shapes: `M` rows, `K` input features, `N` output features, `G` input features th
 
 from __future__ import annotations
 
-import itertools
 from functools import cache
-from typing import ClassVar, cast
-from weakref import WeakValueDictionary
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -35,35 +33,24 @@ REFITS = 2
 range from least to most leaves, further ones next to nothing."""
 
 
-_numbers = itertools.count()
-_layers: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
-
-
 class PackedLinear(nn.Module):
     """A linear layer for inference that holds no parameter. It is stored by what it was made from, never by itself.
 
     Attributes:
         held: the weight, in whatever layout.
-        opaque: torch.compile cannot see into the product: the weight lies in a layout it does not know.
         rows_alone: a batch's rows do not depend on each other in one product, as `llmx.nn.packed` proved.
     """
 
     held: Tensor
-    opaque: ClassVar[bool] = True
 
     def __init__(self, weight_NK: Tensor, bias_N: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight_NK.shape
         self.held_bias = bias_N
         self.rows_alone = False
-        self.number = next(_numbers)
-        _layers[self.number] = self
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x times the weight. Neither the size of the first axis nor what else stands there alters a row."""
-        if self.opaque and torch.compiler.is_compiling():
-            y: Tensor = torch.ops.llmx.packed_product(x, self.number, self.out_features)
-            return y
         if len(x) == 1 or (self.rows_alone and x.numel() == len(x) * self.in_features):
             return self.product(x)
         return torch.cat([self.product(row) for row in torch.split(x, 1)])
@@ -83,44 +70,28 @@ class PackedLinear(nn.Module):
         return self.region()[1] + sum(each.nbytes for each in beside)
 
 
-def _packed_product(x: Tensor, layer: int, outputs: int) -> Tensor:  # noqa: ARG001  # the shape alone wants it
-    y: Tensor = _layers[layer](x)
-    return y
-
-
-def _shape_of_product(x: Tensor, layer: int, outputs: int) -> Tensor:  # noqa: ARG001
-    return x.new_empty(*x.shape[:-1], outputs)
-
-
-_library = torch.library.Library("llmx", "DEF")  # type: ignore[no-untyped-call]
-"""A product whose weight lies in a layout that torch.compile does not know, as an operation it takes as it is."""
-_library.define("packed_product(Tensor x, int layer, int outputs) -> Tensor")  # type: ignore[no-untyped-call]
-_library.impl("packed_product", _packed_product, "CPU")  # type: ignore[no-untyped-call]
-torch.library.register_fake("llmx::packed_product", _shape_of_product, lib=_library)
-
-
 class PlainLinear(PackedLinear):
     """The weight as it is, for torch's own product, or for torch.compile to read."""
-
-    opaque = False
 
     def __init__(self, weight_NK: Tensor, bias_N: Tensor | None) -> None:
         super().__init__(weight_NK, bias_N)
         self.held = weight_NK
 
     def product(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and x.numel() == self.in_features:
-            return self._side_by_side(x)
-        return F.linear(x, self.held, self.held_bias)
-
-    def _side_by_side(self, x: Tensor) -> Tensor:
-        """Return the product of one row as sums that the compiler puts into one loop, which reads them side by side."""
-        size = self.out_features // STREAMS
-        x_K = x.flatten().float()  # fp32: a sum over thousands of bf16 has no digits left
-        parts = torch.split(self.held, [size] * STREAMS + [self.out_features % STREAMS])
-        y_N = torch.cat([(part_nK.float() * x_K).sum(-1) for part_nK in parts if len(part_nK)]).to(x.dtype)
-        y = y_N.view(*x.shape[:-1], self.out_features)
+        if not torch.compiler.is_compiling() or x.numel() > self.in_features:
+            return F.linear(x, self.held, self.held_bias)
+        y = _side_by_side(x, self.held).to(x.dtype)
         return y if self.held_bias is None else y + self.held_bias
+
+
+def _side_by_side(x: Tensor, weight_NK: Tensor) -> Tensor:
+    """Return the product of one row in fp32, as sums that the compiler puts into one loop, which reads them side by
+    side."""
+    outputs = len(weight_NK)
+    x_K = x.flatten().float()  # a sum over thousands of bf16 has no digits left
+    parts = torch.split(weight_NK, [outputs // STREAMS] * STREAMS + [outputs % STREAMS])
+    y_N = torch.cat([(part_nK.float() * x_K).sum(-1) for part_nK in parts if len(part_nK)])
+    return y_N.view(*x.shape[:-1], outputs)
 
 
 class BlockedLinear(PackedLinear):
@@ -155,10 +126,25 @@ class Int8Linear(PackedLinear):
         return y if self.held_bias is None else y + self.held_bias
 
 
+class PlainInt8Linear(PackedLinear):
+    """int8 with a scale for each output feature, as it is, for torch.compile to read; the input stays in its type. For
+    more than one row the weight is brought to bf16, which holds an int8 exactly."""
+
+    def __init__(self, weight_NK: Tensor, bias_N: Tensor | None) -> None:
+        super().__init__(weight_NK, bias_N)
+        self.held, self.scale_N = to_int8(weight_NK)
+
+    def product(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() and x.numel() == self.in_features:
+            y = _side_by_side(x, self.held)
+        else:
+            y = torch.cat([F.linear(x, piece_nK.to(x.dtype)) for piece_nK in torch.split(self.held, PIECE)], -1)
+        y = (y * self.scale_N).to(x.dtype)
+        return y if self.held_bias is None else y + self.held_bias
+
+
 class Int4Linear(PackedLinear):
     """int4 with a scale and an offset for each group of 32 input features: (q - 8) * scale + offset."""
-
-    opaque = False
 
     def __init__(self, weight_NK: Tensor, bias_N: Tensor | None) -> None:
         super().__init__(weight_NK, bias_N)

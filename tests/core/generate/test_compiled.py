@@ -17,7 +17,6 @@ from llmx.generate.compiled import CompiledStep
 from llmx.generate.engine import Engine
 from llmx.generate.request import Request
 from llmx.nn.packed import pack
-from llmx.nn.packed_formats import PackedLinear, PlainLinear
 from llmx_qwen import Qwen3Options, Qwen25Options
 from llmx_qwen.model import Qwen3, Qwen25
 
@@ -55,7 +54,7 @@ def test_a_compiled_model_says_the_same() -> None:
     wanted = [greedy(model, [prompt], 597) for model in (first, second) for prompt in prompts]
     assert wanted[0] != wanted[3]
     for model in (first, second):
-        pack(model)
+        pack(model, compiled=True)
         step = CompiledStep(model)
         step.build()
         model.one_token = step  # type: ignore[assignment]
@@ -66,8 +65,7 @@ def test_a_compiled_model_says_the_same() -> None:
 
 
 def test_packed_types_are_compiled_too() -> None:
-    """bf16, int8 and int4: near to what the packed model says; `build` compares them. The compiler sees into bf16,
-    where its own kernels read it; biases are added there too."""
+    """bf16, int8 and int4: near to what the packed model says, with biases too; `build` compares them."""
     torch.manual_seed(0)
     biased = Qwen25(Qwen25Options(**SHAPE), vocab_size=VOCAB)  # type: ignore[arg-type]
     assert biased.blocks()[0].self_attn.q_proj.bias is not None
@@ -76,8 +74,6 @@ def test_packed_types_are_compiled_too() -> None:
     cases = [(small_model(), weights) for weights in ("bf16", "int8", "int4")] + [(biased, "bf16")]
     for model, weights in cases:
         pack(model, weights, compiled=True)  # type: ignore[arg-type]
-        kinds = {type(each) for each in model.modules() if isinstance(each, PackedLinear)}
-        assert (kinds == {PlainLinear}) == (weights == "bf16")
         CompiledStep(model).build()
     torch._dynamo.reset()
 
