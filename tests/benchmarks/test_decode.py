@@ -203,8 +203,8 @@ def test_one_stream_of_the_06b_shape(
 @pytest.mark.timeout(3600)
 @needs_peers
 def test_one_stream_of_the_tinyllm_shape(capsys: pytest.CaptureFixture[str]) -> None:
-    """At least 3 times transformers: compiled, with the weights that are fastest on either side. In fp32 the memory's
-    roof is below that; what is compiled and what is not are shown for each type."""
+    """At least 3 times transformers: compiled, with the weights that are fastest on either side; what is compiled and
+    what is not are shown for each type."""
     rounds = []
     for _ in range(ROUNDS):
         row = {
