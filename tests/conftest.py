@@ -27,6 +27,13 @@ SMALL = [
 """Overrides that make a run of about a second."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several workers one thread: threads of two that wait on the same cores take many times as long."""
+    if hasattr(config, "workerinput"):
+        assert "torch" not in sys.modules  # it reads them once
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or writes the user's cache, and none sees the user's variables."""
