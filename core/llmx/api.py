@@ -239,15 +239,8 @@ def load(
     folder, registry, device = Path(path), Registry(), str(choose_device(device))
     if not folder.is_dir():
         raise RecipeError(f"{folder}: no such folder: give a run folder or a model folder")
-    names: dict[str, Any] = {"sampler": list(sampler)} if sampler else {}
-    # only what generating needs: the optimizer's or the logger's plugin may be gone by now
     merged = not is_run(folder) or (folder / "model").exists()
-    wanted = {"sampler", "generate", *(() if merged else ("model", "tokenizer", "adapter", "train"))}
-    late = [each.origin for each in _overriding(overrides) if not wanted.issuperset(each.values)]
-    if late:
-        can = " and ".join(f"{section}.*" for section in sorted(wanted))
-        raise RecipeError(f"{late[0]}: the model in {folder} is made already: only {can} can be given")
-    recipe = Recipe.resolve([*saved_layers(folder, wanted), *layers_of(overrides=overrides, **names)], registry)
+    recipe = _for_generating(folder, merged, registry, sampler, overrides)
     if merged:
         lies = folder / "model" if is_run(folder) else folder
         found = pretrained.load(lies, registry, device)
@@ -264,6 +257,27 @@ def load(
     links = [(part.name, unstructure(part.options)) for part in recipe.samplers]
     own = found.model, found.tokenizer, chain, recipe.generate, found.template
     return LanguageModel(*own, adapted, links, found.ends)
+
+
+def _for_generating(
+    folder: Path,
+    merged: bool,
+    registry: Registry,
+    sampler: Sequence[str],
+    overrides: Sequence[str] | Mapping[str, Any],
+) -> Recipe:
+    """Return what generating needs of a folder's recipe, and no more: the optimizer's plugin may be gone by now.
+
+    Raises:
+        RecipeError: an override is of something that made the model.
+    """
+    wanted = {"sampler", "generate", *(() if merged else ("model", "tokenizer", "adapter", "train"))}
+    late = [each.origin for each in _overriding(overrides) if not wanted.issuperset(each.values)]
+    if late:
+        can = " and ".join(f"{section}.*" for section in sorted(wanted))
+        raise RecipeError(f"{late[0]}: the model in {folder} is made already: only {can} can be given")
+    names: dict[str, Any] = {"sampler": list(sampler)} if sampler else {}
+    return Recipe.resolve([*saved_layers(folder, wanted), *layers_of(overrides=overrides, **names)], registry)
 
 
 def saved_layers(folder: Path, sections: Container[str]) -> list[Layer]:

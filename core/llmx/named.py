@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,19 @@ from llmx.errors import RecipeError
 
 BASE = "base"
 """What a model is called that has no adapter of a name."""
+NAMED = re.compile(r"([^\s=]{1,200})=(.+)", re.DOTALL)
+
+
+def split_named(given: str, option: str) -> tuple[str, Path]:
+    """Return the name and the folder of an option's `NAME=FOLDER`.
+
+    Raises:
+        RecipeError: one of them is lacking, or the name has spaces or is longer than requests could tell.
+    """
+    match = NAMED.fullmatch(given)
+    if match is None:
+        raise RecipeError(f"{option} {given!r}: must be NAME=FOLDER, the name without spaces")
+    return match[1], Path(match[2])
 
 
 def split_adapter(given: str) -> tuple[str, Path]:
@@ -17,13 +31,11 @@ def split_adapter(given: str) -> tuple[str, Path]:
     Raises:
         RecipeError: one of them is empty, or the name is that of the model itself.
     """
-    name, equals, folder = given.partition("=")
-    if not equals:
-        name, folder = Path(given).resolve().name, given
-    if not name or not folder:
+    name, folder = (Path(given).resolve().name, Path(given)) if "=" not in given else split_named(given, "--adapter")
+    if not given or not name:
         raise RecipeError(f"--adapter {given!r}: must be NAME=FOLDER, or a folder")
     require_other_than_base(name)
-    return name, Path(folder)
+    return name, folder
 
 
 def split_adapters(given: Iterable[str]) -> dict[str, Path]:

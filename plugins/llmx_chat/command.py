@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from llmx_chat.conversation import Conversation
     from llmx_chat.show import Show
 
-LEAVING = ("exit", "quit")
+LEAVING = ("exit", "quit", "q")
 """Typed at the terminal these leave, as at many prompts, though no slash is before them."""
+PLAIN = {"clear": "/clear"}
+"""Commands that are known there without their slash."""
 
 
 @click.command("chat")
@@ -110,6 +112,7 @@ def _at_terminal(talk: Conversation, show: Show, commands: Commands, model: Path
             return
         if text.strip() in LEAVING:
             return
+        text = PLAIN.get(text.strip(), text)
         try:
             if not _turn(talk, show, commands, text, lambda turn: setattr(terminal, "speed", turn.speed())):
                 return

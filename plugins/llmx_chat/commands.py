@@ -11,7 +11,7 @@ from llmx_chat.conversation import Conversation, Turn
 from llmx_chat.files import load_chat, save_chat
 
 HELP = {
-    "/clear": "begin anew; what the system says stays",
+    "/clear": "begin anew, as does clear; what the system says stays",
     "/system TEXT": "what stands before the chat, from the next message on; without TEXT nothing does",
     "/retry": "ask again what was asked last, in place of its answer",
     "/save FILE": "add the chat to a file of JSON lines that llmx trains on",
@@ -19,7 +19,7 @@ HELP = {
     "/set NAME=VALUE": "temperature=0.3, top-p=0.9, top-k=off, max_new_tokens=50, seed=7; alone it shows them",
     "/model NAME": "which model answers, of the base and its adapters; alone it shows them",
     "/help": "this; a message that begins with a slash is written with two",
-    "/exit": "leave; so do exit, quit and Ctrl-D",
+    "/exit": "leave; so do exit, quit, q and Ctrl-D",
 }
 
 

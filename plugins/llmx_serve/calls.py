@@ -1,10 +1,10 @@
-"""`tool_choice`: an answer that is a call of a tool, whatever the model would say."""
+"""`tool_choice`: which tools the model is told of, and an answer that is a call whatever it would say."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Mapping
+from typing import Any, TypeAlias
 
 from attrs import frozen
 
@@ -18,6 +18,8 @@ NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 """What the arguments are of a function without parameters."""
 HEAD = re.compile(r'\{"name": "([\w.-]+)", "arguments": ', re.ASCII)
 """How an answer begins that may call any tool: the sampler spells JSON with these spaces and none else."""
+
+Tools: TypeAlias = tuple[dict[str, Any], ...]
 
 
 @frozen
@@ -35,10 +37,28 @@ class Forced:
 
 def forces(fields: Fields) -> bool:
     """Return whether `tool_choice` asks for more than the model would choose."""
-    return fields.values.get("tool_choice") not in (None, "none", "auto")
+    return _mode(fields) not in (None, "none", "auto")
 
 
-def read_forced(fields: Fields, tools: Sequence[Mapping[str, Any]], limits: Limits) -> Forced | None:
+def told_tools(fields: Fields, tools: Tools, limits: Limits) -> Tools:
+    """Return the tools that the model is told of: all but where `tool_choice` says none, or lists which are allowed.
+
+    Raises:
+        ApiError: the list is of a wrong form, or names what is no tool of the request.
+    """
+    if fields.values.get("tool_choice") == "none":
+        return ()
+    if not _lists_tools(fields.values.get("tool_choice")):
+        return tools
+    allowed = fields.one("tool_choice").one("allowed_tools")
+    allowed.required("mode")
+    allowed.choice("mode", ("auto", "required"))
+    known = [each["function"]["name"] for each in tools]
+    names = {_known(each.one("function"), known) for each in allowed.objects("tools", limits.tools)}
+    return tuple(each for each in tools if each["function"]["name"] in names)
+
+
+def read_forced(fields: Fields, tools: Tools, limits: Limits) -> Forced | None:
     """Return what `tool_choice` forces; None where the model may choose to say something else.
 
     Raises:
@@ -47,7 +67,7 @@ def read_forced(fields: Fields, tools: Sequence[Mapping[str, Any]], limits: Limi
     if not forces(fields):
         return None
     schemas = {each["function"]["name"]: each["function"].get("parameters", NOTHING) for each in tools}
-    named = None if fields.values["tool_choice"] == "required" else _named(fields, schemas)
+    named = None if _mode(fields) == "required" else _named(fields, schemas)
     if not tools:
         raise wrong("tool_choice", "needs tools", "invalid_value")
     for number, each in enumerate(tools):
@@ -59,11 +79,25 @@ def read_forced(fields: Fields, tools: Sequence[Mapping[str, Any]], limits: Limi
     return Forced(named, schema)
 
 
-def _named(fields: Fields, known: Mapping[str, Any]) -> str:
+def _lists_tools(choice: object) -> bool:
+    return isinstance(choice, dict) and choice.get("type") == "allowed_tools"
+
+
+def _mode(fields: Fields) -> Any:
+    """Return `tool_choice`, or what it says of the tools that it lists."""
+    choice = fields.values.get("tool_choice")
+    listed = choice.get("allowed_tools") if _lists_tools(choice) else None
+    return listed.get("mode") if isinstance(listed, dict) else choice
+
+
+def _named(fields: Fields, known: Container[str]) -> str:
     choice = fields.values["tool_choice"]
     if not isinstance(choice, dict) or choice.get("type") != "function":
-        raise wrong("tool_choice", "must be none, auto, required or a function", "invalid_value")
-    function = fields.one("tool_choice").one("function")
+        raise wrong("tool_choice", "must be none, auto, required or a function, or allowed_tools", "invalid_value")
+    return _known(fields.one("tool_choice").one("function"), known)
+
+
+def _known(function: Fields, known: Container[str]) -> str:
     if (name := function.required("name")) not in known:
         raise wrong(function.at("name"), f"must be one of tools, not {name[:40]!r}", "invalid_value")
     return name

@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 
 from llmx.speech import Said, Speech
 from llmx_serve.asking import News
-from llmx_serve.calls import CallSpeech, Forced, read_forced
+from llmx_serve.calls import CallSpeech, Forced, read_forced, told_tools
 from llmx_serve.faults import ApiError, wrong
 from llmx_serve.fields import Fields
 from llmx_serve.limits import Limits
@@ -36,7 +36,7 @@ def read_chat(fields: Fields, models: Models, limits: Limits) -> Job:
     if model.template is None:
         text = f"model {served.name!r} was trained on plain text and has no chat template: use /v1/completions"
         raise ApiError(400, text, "model", "no_chat_template")
-    messages, tools = read_messages(fields, limits), read_tools(fields, limits)
+    messages, tools = read_messages(fields, limits), told_tools(fields, read_tools(fields, limits), limits)
     if tools and not served.takes_tools:
         raise wrong("tools", f"the template of model {served.name!r} has no tools", "unsupported_value")
     room = served.context_length * limits.chars_per_token

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmx.errors import MissingPackageError, RecipeError
+from llmx.named import split_adapters, split_named
 
 if TYPE_CHECKING:
     from llmx_serve.models import Models
 
 KEY = "LLMX_API_KEY"
 SENT = re.compile(r"[!-~]+")
-NAMED = re.compile(r"([^\s=]{1,200})=(.+)", re.DOTALL)
 
 
 @click.command("serve")
@@ -27,7 +26,7 @@ NAMED = re.compile(r"([^\s=]{1,200})=(.+)", re.DOTALL)
 @click.option("--name", help="What requests call the model of RUN.  [default: the folder's name]")
 @click.option("--model", "others", multiple=True, metavar="NAME=RUN", help="A further model; again for more.")
 @click.option(
-    "--adapter", "adapters", multiple=True, metavar="NAME=FOLDER", help="An adapter over RUN, as a model of its own."
+    "--adapter", "adapters", multiple=True, metavar="[NAME=]FOLDER", help="An adapter over RUN, a model of its own."
 )
 @click.option("--weights", type=click.Choice(["bf16", "int8", "int4"]), help="Hold the weights in this form.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the step first: faster for a small model.")
@@ -83,8 +82,8 @@ def load_models(run: Path, given: dict[str, Any]) -> Models:
     import llmx
     from llmx_serve.models import Base, Models, Served
 
-    adapters = dict(_named(given["adapters"], "--adapter"))
-    folders = [(given["name"] or _name_of(run), run), *_named(given["others"], "--model")]
+    adapters = split_adapters(given["adapters"])
+    folders = [(given["name"] or _name_of(run), run), *(split_named(each, "--model") for each in given["others"])]
     names = [name for name, _ in folders] + list(adapters)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -114,13 +113,3 @@ def _name_of(run: Path) -> str:
     """Return the name of a run's folder, also where its `model/` is given."""
     path = run.resolve()
     return (path.parent if path.name == "model" else path).name or "model"
-
-
-def _named(values: Iterable[str], option: str) -> list[tuple[str, Path]]:
-    found = []
-    for value in values:
-        match = NAMED.fullmatch(value)
-        if match is None:
-            raise RecipeError(f"{option} {value!r}: must be NAME=FOLDER")
-        found.append((match[1], Path(match[2])))
-    return found

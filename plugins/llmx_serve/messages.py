@@ -69,13 +69,12 @@ def _call(fields: Fields) -> dict[str, Any]:
 
 
 def read_tools(fields: Fields, limits: Limits) -> tuple[dict[str, Any], ...]:
-    """Return the tools that the model is told of; none where `tool_choice` says so.
+    """Return the tools of the request.
 
     Raises:
         ApiError: one is no function.
     """
-    tools = tuple(map(_tool, fields.objects("tools", limits.tools)))
-    return () if fields.values.get("tool_choice") == "none" else tools
+    return tuple(map(_tool, fields.objects("tools", limits.tools)))
 
 
 def _tool(fields: Fields) -> dict[str, Any]:

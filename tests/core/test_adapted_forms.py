@@ -102,6 +102,8 @@ def test_adapters_have_names_of_their_own(tmp_path: Path) -> None:
         (["a=x", "a=y"], "^--adapter: 'a' is the name of x and of y: give another"),
         (["base=x"], "^adapter 'base': so the model"),
         (["=x"], "^--adapter '=x': must be NAME=FOLDER"),
+        ([""], "^--adapter '': must be NAME=FOLDER, or a folder"),
+        (["a b=x"], "^--adapter 'a b=x': must be NAME=FOLDER, the name without spaces"),
     ]:
         with pytest.raises(RecipeError, match=message):
             split_adapters(given)

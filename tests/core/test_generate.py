@@ -120,6 +120,11 @@ def test_a_call_has_its_own_temperature_and_stop_strings(char_run: Path) -> None
     stop = best[10:12]
     assert model.generate("The", temperature=0, stop=stop) == best[: best.index(stop)]
     assert model.generate(("The", "A"), temperature=0, stop=[stop, "\n\n"])[0] == best[: best.index(stop)]
+    assert "".join(model.stream("The", temperature=0, stop=stop)) == best[: best.index(stop)]
+    whole = model.complete("The", temperature=0, stop=[stop])
+    assert (whole.text, whole.finish_reason) == (best[: best.index(stop)], "stop")
+    with pytest.raises(RecipeError, match=r"^prompt: are several"):
+        model.complete(["The", "A"])
     for wrong in (None, 7, b"The", [], ["The", 7], {"role": "user"}):
         with pytest.raises(RecipeError, match=r"^prompt: give a text, a list of texts, or a chat"):
             model.generate(wrong)  # type: ignore[call-overload]

@@ -138,6 +138,7 @@ def test_every_bad_line_is_named_before_anything_runs(generate: Generate, tmp_pa
         b'{"messages": [{"role": "tool", "tool_calls": [{"function": [1]}]}]}',
         b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
         b'{"messages": [{"role": "user", "content": "x", "reasoning_content": 5}]}',
+        b'{"prompt": "x", "text": "what it said before"}',
     ]  # fmt: skip
     path.write_bytes(b'{"prompt": "fine"}\n' + b"\n".join(bad))
     lines = fault(generate("--prompts", path, "--out", out)).splitlines()
@@ -202,7 +203,10 @@ def test_what_cannot_be_asked_is_told(generate: Generate) -> None:
     assert "one of them is enough" in fault(generate("x", "--prompts", "p.txt"))
     assert "--logprobs: are told in JSON only" in fault(generate("x", "--logprobs", 1))
     assert "--stop: is empty" in fault(generate("x", "--stop", ""))
+    assert "--stream: is for text, and JSON is written whole" in fault(generate("x", "--stream", "--json"))
+    assert "--stream: is for text" in fault(generate("--prompts", "p.txt", "--stream"))
     assert "--out: is for the answers to --prompts" in fault(generate("x", "--out", "o"))
+    assert "there is no folder none" in fault(generate("--prompts", "p.txt", "--out", "none/o.jsonl"))
     assert "--adapter 'x=': must be NAME=FOLDER" in fault(generate("x", "--adapter", "x="))
     assert "holds no adapter_config.json" in fault(generate("x", "--adapter", "/tmp"))
     assert "is not valid UTF-8" in fault(generate("-", stdin=b"\xff\xfe"))

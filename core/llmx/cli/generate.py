@@ -79,7 +79,8 @@ def command(
     if prompts is not None and prompt is not None and is_override(prompt):
         overrides = (prompt, *overrides)
         prompt = None
-    _check(prompt, prompts, out, stop, json=as_json or prompts is not None, logprobs=logprobs)
+    _check(prompt, prompts, stop, stream=stream, json=as_json or prompts is not None, logprobs=logprobs)
+    _check_out(out, prompts)
     asked = None if prompts is None else _read(prompts, chat)  # before the model: a bad line is told at once
     weights = weights or (None if prompts is None else "stored")  # packing pays where much is generated
     loaded, name = load_model(
@@ -93,11 +94,7 @@ def command(
     )
     fields: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "logprobs": logprobs, "model": name}
     if asked is not None:
-        with _sink(out) as file:
-            _answer_all(loaded, asked, count, file, seed=seed, **fields)
-        if out is not None:
-            written = len(asked) * count
-            click.echo(f"llmx: {written:,} {'answer' if written == 1 else 'answers'} in {out}", err=True)
+        _answer_file(loaded, asked, count, out, seed=seed, **fields)
         return
     # what is no UTF-8 is told where it is encoded
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else str(prompt)
@@ -117,23 +114,32 @@ def command(
 def _check(
     prompt: str | None,
     prompts: Path | None,
-    out: Path | None,
     stop: Sequence[str],
     *,
+    stream: bool,
     json: bool,
     logprobs: int | None,
 ) -> None:
     if (prompt is None) == (prompts is None):
         both = "one of them is enough" if prompts else "give a PROMPT, or a file of them with --prompts"
         raise RecipeError(f"PROMPT and --prompts: {both}" if prompts else f"prompt: there is none: {both}")
+    if stream and json:
+        raise RecipeError("--stream: is for text, and JSON is written whole: leave one of them out")
     if logprobs is not None and not json:
         raise RecipeError("--logprobs: are told in JSON only: add --json")
     if "" in stop:
         raise RecipeError("--stop: is empty, and stands everywhere: give some text")
-    if out is not None and prompts is None:
+
+
+def _check_out(out: Path | None, prompts: Path | None) -> None:
+    if out is None:
+        return
+    if prompts is None:
         raise RecipeError("--out: is for the answers to --prompts: leave it out, or write > FILE")
-    if out is not None and out.exists():
+    if out.exists():
         raise RecipeError(f"{out}: exists already: give another --out")
+    if not out.parent.is_dir():
+        raise RecipeError(f"{out}: there is no folder {out.parent}: make it, or give another --out")
 
 
 def _read(path: Path, chat: bool) -> list[Asked]:
@@ -216,6 +222,14 @@ def _row(answer: Answer, row: dict[str, Any]) -> str:
 
 
 # --- a file of them -------------------------------------------------------------------------------------------------
+
+
+def _answer_file(loaded: LanguageModel, asked: Sequence[Asked], count: int, out: Path | None, **fields: Any) -> None:
+    with _sink(out) as file:
+        _answer_all(loaded, asked, count, file, **fields)
+    if out is not None:
+        written = len(asked) * count
+        click.echo(f"llmx: {written:,} {'answer' if written == 1 else 'answers'} in {out}", err=True)
 
 
 def _answer_all(loaded: LanguageModel, asked: Sequence[Asked], count: int, file: TextIO, **fields: Any) -> None:

@@ -105,7 +105,8 @@ def _run(task: str, model: HarnessModel, **options: Any) -> Mapping[str, Mapping
     except OSError as error:  # of the hub too
         raise LlmxError(f"--tasks {task}: the data cannot be read: {_first_line(error)}") from error
     except Exception as error:  # a task is anyone's YAML and code
-        raise LlmxError(f"--tasks {task}: lm-eval stopped: {type(error).__name__}: {_first_line(error)}") from error
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise LlmxError(f"--tasks {task}: lm-eval stopped: {reason} (llmx --debug eval shows where)") from error
     results: Mapping[str, Mapping[str, Any]] = found["results"]
     return results
 

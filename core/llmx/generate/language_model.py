@@ -106,11 +106,7 @@ class LanguageModel:
         """
         asked = as_prompts(prompt)
         prompts: Sequence[str | ChatPrompt] = asked if isinstance(asked, list) else [asked]
-        fields: dict[str, Any] = {"stop": (stop,) if isinstance(stop, str) else tuple(stop)}
-        if "" in fields["stop"]:
-            raise RecipeError("stop: is empty, and stands everywhere: give some text")
-        if temperature is not None:
-            fields["chain"] = self.chain_of(at_temperature(self.links, temperature))
+        fields = self._fields(temperature, stop)
         engine = self.new_engine(most_waiting=len(prompts))
         requests = [
             self.request(each, max_new_tokens=max_new_tokens, seed=seed, number=number, **fields)
@@ -147,17 +143,31 @@ class LanguageModel:
         return ChatPrompt(tuple(map(as_message, messages)), tuple(tools))
 
     def stream(
-        self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None
+        self,
+        prompt: str | ChatPrompt | Sequence[Message | Mapping[str, Any]],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
     ) -> Iterator[str]:
-        """Yield the text that continues a prompt as it comes."""
-        answer = self._answer(prompt, max_new_tokens, seed)
+        """Yield the text that continues a prompt as it comes; see `generate`."""
+        fields = self._fields(temperature, stop)
+        answer = self._answer(prompt, max_new_tokens=max_new_tokens, seed=seed, **fields)
         return (token.text for token in answer if token.text)
 
     def complete(
-        self, prompt: str | ChatPrompt, *, max_new_tokens: int | None = None, seed: int | None = None
+        self,
+        prompt: str | ChatPrompt | Sequence[Message | Mapping[str, Any]],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
     ) -> Generation:
-        """Return the continuation of a prompt with its length and why it ended."""
-        answer = self._answer(prompt, max_new_tokens, seed).wait()
+        """Return the continuation of a prompt with its length and why it ended; see `generate`."""
+        fields = self._fields(temperature, stop)
+        answer = self._answer(prompt, max_new_tokens=max_new_tokens, seed=seed, **fields).wait()
         return Generation(str(prompt), answer.text, len(answer.tokens), str(answer.finish_reason))
 
     def new_engine(self, **options: Any) -> Engine:
@@ -212,8 +222,24 @@ class LanguageModel:
         found = {self.tokenizer.eos_id, *map(self.tokenizer.special_id, names)}
         return self.ends | {each for each in found if each is not None}
 
-    def _answer(self, prompt: str | ChatPrompt, max_new_tokens: int | None, seed: int | None) -> Answer:
-        return self.new_engine().submit(self.request(prompt, max_new_tokens=max_new_tokens, seed=seed))
+    def _answer(self, prompt: Any, **fields: Any) -> Answer:
+        asked = as_prompts(prompt)
+        if isinstance(asked, list):
+            raise RecipeError("prompt: are several: give one, or all of them to generate")
+        return self.new_engine().submit(self.request(asked, **fields))
+
+    def _fields(self, temperature: float | None, stop: str | Sequence[str]) -> dict[str, Any]:
+        """Return what a request has of these.
+
+        Raises:
+            RecipeError: a text to stop at is empty, or the chain has no temperature.
+        """
+        found: dict[str, Any] = {"stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+        if "" in found["stop"]:
+            raise RecipeError("stop: is empty, and stands everywhere: give some text")
+        if temperature is not None:
+            found["chain"] = self.chain_of(at_temperature(self.links, temperature))
+        return found
 
     def _prompt_ids(self, prompt: str | ChatPrompt) -> list[int]:
         if isinstance(prompt, str):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 JSON = (".jsonl", ".ndjson", ".json")
 STDIN = Path("-")
+ANSWER = ("text", "tokens", "finish_reason", "logprobs", "sample")
+"""Where an answer is told in the row of its prompt."""
 BOM = b"\xef\xbb\xbf"
 
 
@@ -121,6 +123,8 @@ def _text(line: bytes) -> dict[str, str]:
 def _asked(where: str, row: Any, chat: bool) -> Asked:
     if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
         raise DataError('must be an object with "prompt" or "messages"')
+    if taken := next((name for name in ANSWER if name in row), None):
+        raise DataError(f'"{taken}": is where the answer goes, which would replace it: give it another name')
     if "messages" in row:
         return Asked(where, row, ChatPrompt(messages_of(row["messages"]), _tools_of(row)))
     text = row["prompt"]

@@ -89,6 +89,25 @@ def test_required_calls_any_tool(api: openai.OpenAI) -> None:
     assert found == {"paint", "wait.a-bit"}
 
 
+def allowed(mode: Any, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_only_allowed_tools_are_told_and_called(api: openai.OpenAI) -> None:
+    """The prompt is that of a request with those tools alone, and what is required is one of them."""
+    body: Any = {"model": "chats", "messages": ASKED, "max_tokens": 100, "temperature": 2}
+    both: Any = {**body, "tools": [PAINT, WAIT]}
+    for seed in range(4):
+        done = api.chat.completions.create(**both, tool_choice=allowed("required", "paint"), seed=seed).choices[0]
+        assert [call.function.name for call in done.message.tool_calls or ()] == ["paint"]
+    few: Any = {"max_tokens": 3, "temperature": 0}
+    told = api.chat.completions.create(**{**both, **few}, tool_choice=allowed("auto", "wait.a-bit"))
+    alone = api.chat.completions.create(**{**body, **few}, tools=[WAIT])
+    assert told.usage.prompt_tokens == alone.usage.prompt_tokens
+    assert told.choices[0].message == alone.choices[0].message
+
+
 def test_a_forced_call_is_taken_back(api: openai.OpenAI) -> None:
     """What was told as a call is a turn of the next request."""
     first = api.chat.completions.create(model="chats", messages=ASKED, tools=[PAINT], tool_choice=NAMED).choices[0]
@@ -113,6 +132,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": {"type": "custom"}, "tools": [PAINT]}, "tool_choice", "must be none, auto, required"),
     ({"tool_choice": {"type": "function"}, "tools": [PAINT]}, "tool_choice.function", "must be an object"),
     ({"tool_choice": NAMED, "tools": [WAIT]}, "tool_choice.function.name", "must be one of tools, not 'paint'"),
+    ({"tool_choice": allowed("auto", "paint"), "tools": [WAIT]},
+     "tool_choice.allowed_tools.tools.0.function.name", "must be one of tools, not 'paint'"),
+    ({"tool_choice": allowed("any"), "tools": [WAIT]}, "tool_choice.allowed_tools.mode", "must be one of auto, requi"),
+    ({"tool_choice": allowed(None), "tools": [WAIT]}, "tool_choice.allowed_tools.mode", "is required"),
+    ({"tool_choice": allowed("required"), "tools": [WAIT]}, "tool_choice", "needs tools"),
+    ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools", "must be an object"),
     ({"tool_choice": "required", "tools": [WAIT, tool("x", {"type": "array"})]},
      "tools.1.function.parameters.type", "must be object"),
     ({"tool_choice": "required", "tools": [tool("x", {"type": "object", "properties": {"a": {"type": "no"}}})]},
