@@ -16,6 +16,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")  # a machine that does other work too is no failure
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # here, for torch reads it once, and the folders' own conftest.py import it
+    # each of several workers has one thread: threads of two that wait on the same cores took 14 times as long
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SMALL = [
     "model.preset=nano",
     "train.steps=12",
@@ -25,13 +29,6 @@ SMALL = [
     "generate.samples=0",
 ]
 """Overrides that make a run of about a second."""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Give each of several workers one thread: threads of two that wait on the same cores take many times as long."""
-    if hasattr(config, "workerinput"):
-        assert "torch" not in sys.modules  # it reads them once
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
