@@ -1,4 +1,4 @@
-"""A server on the loopback that speaks the OpenAI protocol and does what a test tells it."""
+"""A server on the loopback that speaks the OpenAI protocol and does what a test tells it, and the command that asks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmx.cli import cli
+
+Compare = Callable[..., dict[str, Any]]
 Answering = Callable[[dict[str, Any], int], Any]
 """Called with a request's body and its number; returns a text, or (status, headers, body)."""
 
@@ -33,6 +37,11 @@ class Served:
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def table(self, **values: Any) -> str:
+        """Return its table in models.toml."""
+        given = {"url": self.url, **values}
+        return "\n".join(["[[model]]", *(f"{name} = {json.dumps(each)}" for name, each in given.items())])
 
     def close(self) -> None:
         self.server.shutdown()
@@ -97,3 +106,21 @@ def served() -> Iterator[Served]:
     server = Served()
     yield server
     server.close()
+
+
+@pytest.fixture
+def compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Compare:
+    """Write the two files, run the command in this process, and return its figures with what it said on stderr."""
+
+    def run(models: str, questions: Any = 4, *flags: str) -> dict[str, Any]:
+        if isinstance(questions, int):
+            questions = [{"question": f"number {at}", "expect": {"contains": str(at)}} for at in range(questions)]
+        (tmp_path / "m.toml").write_text(models)
+        (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)))
+        files = [str(tmp_path / "m.toml"), str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "out")]
+        capsys.readouterr()
+        code = cli.main(["compare", *files, "--json", *flags], standalone_mode=False)
+        done = capsys.readouterr()
+        return {**json.loads(done.out), "said": done.err, "exit_code": code or 0}
+
+    return run

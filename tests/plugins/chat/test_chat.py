@@ -14,7 +14,7 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -316,6 +316,14 @@ class Screen:
         os.set_blocking(self.main, False)
         self.seen = b""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.main)
+
     def wait(self, *wanted: str, seconds: float = 60) -> str:
         """Read until all that is wanted came, one after another, since the last keys; return what did."""
         until, text = time.monotonic() + seconds, ""
@@ -340,8 +348,7 @@ class Screen:
 def test_a_conversation_at_a_terminal(chat_run: Path, tmp_path: Path) -> None:
     """Streaming, Ctrl-C in an answer, /retry, a pasted message of two lines, /save, history, Ctrl-D."""
     arguments = [sys.executable, "-c", SLOW, *command(chat_run)[3:]]
-    screen = Screen(arguments, tmp_path)
-    try:
+    with Screen(arguments, tmp_path) as screen:
         screen.wait("Ctrl-D leaves", PROMPT)
         screen.type("几点开门？\r")
         screen.wait("九点")
@@ -360,10 +367,6 @@ def test_a_conversation_at_a_terminal(chat_run: Path, tmp_path: Path) -> None:
         screen.wait("2 messages added", PROMPT)
         screen.type("\x04")
         assert screen.process.wait(20) == 0
-    finally:
-        screen.process.kill()
-        screen.process.wait()
-        os.close(screen.main)
     assert json.loads((tmp_path / "c.jsonl").read_text())["messages"][0] == {"role": "user", "content": "谢\n谢"}
     history = tmp_path / "llmx" / "chat_history"
     assert "几点开门" in history.read_text()
@@ -371,9 +374,8 @@ def test_a_conversation_at_a_terminal(chat_run: Path, tmp_path: Path) -> None:
 
 
 def test_an_answer_at_a_terminal_has_its_speed_and_no_keys_in_it(chat_run: Path, tmp_path: Path) -> None:
-    """What is typed meanwhile waits for the next prompt; a bare exit leaves, as the first line says."""
-    screen = Screen([sys.executable, "-c", SLOW, *command(chat_run)[3:]], tmp_path)
-    try:
+    """What is typed meanwhile waits for the next prompt; a bare clear forgets the chat, and a bare q leaves."""
+    with Screen([sys.executable, "-c", SLOW, *command(chat_run)[3:]], tmp_path) as screen:
         screen.wait("exit or Ctrl-D leaves", PROMPT)
         screen.type("几点开门？\r")
         screen.wait("九")
@@ -383,25 +385,18 @@ def test_an_answer_at_a_terminal_has_its_speed_and_no_keys_in_it(chat_run: Path,
         answer, _, prompt = text.rpartition("13 tokens, ")
         assert "谢谢" not in answer
         assert "谢谢" in prompt or screen.wait("谢谢")
-        screen.type("\x15exit\r")
+        screen.type("\x15 clear\r")
+        screen.wait("the chat is empty", PROMPT)
+        screen.type("q\r")
         assert screen.process.wait(20) == 0
-    finally:
-        screen.process.kill()
-        screen.process.wait()
-        os.close(screen.main)
 
 
 def test_a_question_that_is_taken_back_is_told(chat_run: Path, tmp_path: Path) -> None:
     """Ctrl-C before the first token of its answer."""
-    screen = Screen([sys.executable, "-c", SLOWEST, *command(chat_run)[3:]], tmp_path)
-    try:
+    with Screen([sys.executable, "-c", SLOWEST, *command(chat_run)[3:]], tmp_path) as screen:
         screen.wait("Ctrl-D leaves", PROMPT)
         screen.type("几点开门？\r")
         screen.wait("几点开门？")
         time.sleep(0.7)
         os.killpg(screen.process.pid, signal.SIGINT)
         screen.wait("stopped after 0 tokens: the question is taken back", PROMPT)
-    finally:
-        screen.process.kill()
-        screen.process.wait()
-        os.close(screen.main)
