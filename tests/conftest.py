@@ -20,6 +20,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # here, for torch reads it once, and th
     # each of several workers has one thread: threads of two that wait on the same cores took 14 times as long
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST = ("test_docs.py", "test_compiled.py", "test_eval.py", "test_plan.py")
+
 SMALL = [
     "model.preset=nano",
     "train.steps=12",
@@ -29,6 +31,11 @@ SMALL = [
     "generate.samples=0",
 ]
 """Overrides that make a run of about a second."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: the worker that has one last is waited for."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
