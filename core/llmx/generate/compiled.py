@@ -36,7 +36,7 @@ thousands it is twice as fast, and in bf16 as fast from the first."""
 NEAR = 0.05
 """Most relative error of the logits, beside those that the same weights give without a compiler: bf16 makes 0.02."""
 
-FIRST_S, BLOCK_S = 25, 5
+FIRST_S, BLOCK_S = 20, 3
 """Seconds that two cores take to compile a step, and for each block of it."""
 
 _numbers = itertools.count()
