@@ -216,9 +216,9 @@ def load(
         adapters: by names of their own, runs with `adapter/` or folders in PEFT's form: more models over the one base,
             whose weights they share.
         compile: put the step of one sequence through torch.compile, with a C++ compiler, once for a shape: half a
-            minute for a small model, two for 28 blocks. A CPU then reads the weights with less waiting, and a small model's many
-            small operations are few. Sequences then take turns. The weights are packed, in the type they are stored
-            in where `weights` is None.
+            minute for a small model, two for 28 blocks. A CPU then reads the weights with less waiting, and a small
+            model's many small operations are few. Sequences then take turns. The weights are packed, in the type they
+            are stored in where `weights` is None.
 
     Raises:
         CheckpointError: the folder is incomplete or altered, or an adapter is not of this model.
