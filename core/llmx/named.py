@@ -31,7 +31,8 @@ def split_adapter(given: str) -> tuple[str, Path]:
     Raises:
         RecipeError: one of them is empty, or the name is that of the model itself.
     """
-    name, folder = (Path(given).resolve().name, Path(given)) if "=" not in given else split_named(given, "--adapter")
+    whole = "=" not in given or Path(given).is_dir()  # as runs/lr=1 is
+    name, folder = (Path(given).resolve().name, Path(given)) if whole else split_named(given, "--adapter")
     if not given or not name:
         raise RecipeError(f"--adapter {given!r}: must be NAME=FOLDER, or a folder")
     require_other_than_base(name)

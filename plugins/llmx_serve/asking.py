@@ -47,7 +47,7 @@ def requests_of(served: Served, prompts: Sequence[str | ChatPrompt | list[int]],
     engine, asked = served.base.engine, sampling.number * len(prompts)
     if asked > (most := engine.slots + engine.most_waiting):
         raise wrong("n", f"{asked} answers are more than the {most} that may be asked for", "value_out_of_range")
-    prompted = [_prompted(served, each) for each in prompts]  # tokenised once for all of their answers
+    firsts = [prompted(served, each) for each in prompts]  # tokenised once for all of their answers
     common: dict[str, Any] = {
         "chain": _chain(served, sampling),
         "stop": sampling.stop,
@@ -55,7 +55,7 @@ def requests_of(served: Served, prompts: Sequence[str | ChatPrompt | list[int]],
         "model": served.form,
     }
     found: list[Request] = []
-    for first in prompted:
+    for first in firsts:
         limit = sampling.max_tokens or first.max_new_tokens
         found += [
             evolve(
@@ -69,7 +69,12 @@ def requests_of(served: Served, prompts: Sequence[str | ChatPrompt | list[int]],
     return found
 
 
-def _prompted(served: Served, prompt: str | ChatPrompt | list[int]) -> Request:
+def prompted(served: Served, prompt: str | ChatPrompt | list[int]) -> Request:
+    """Return a request for a prompt with the model's defaults.
+
+    Raises:
+        ApiError: it does not fit.
+    """
     if isinstance(prompt, list):
         return evolve(served.blank, ids=prompt)
     try:

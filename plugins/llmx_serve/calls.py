@@ -6,13 +6,14 @@ import re
 from collections.abc import Container, Mapping
 from typing import Any, TypeAlias
 
+import orjson
 from attrs import frozen
 
 from llmx.speech import Said
 from llmx_serve.faults import wrong
 from llmx_serve.fields import Fields
 from llmx_serve.limits import Limits
-from llmx_serve.schema import check_schema
+from llmx_serve.schema import check_keywords, check_schema
 
 NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 """What the arguments are of a function without parameters."""
@@ -66,14 +67,15 @@ def read_forced(fields: Fields, tools: Tools, limits: Limits) -> Forced | None:
     """
     if not forces(fields):
         return None
-    schemas = {each["function"]["name"]: each["function"].get("parameters", NOTHING) for each in tools}
+    schemas = {each["function"]["name"]: each["function"].get("parameters") or NOTHING for each in tools}
     named = None if _mode(fields) == "required" else _named(fields, schemas)
     if not tools:
         raise wrong("tool_choice", "needs tools", "invalid_value")
-    for number, each in enumerate(tools):
-        function = each["function"]
-        if named in (None, function["name"]) and function.get("parameters", NOTHING).get("type") != "object":
+    for number, each in enumerate(fields.values["tools"]):  # as the request counts them
+        name = each["function"]["name"]
+        if name in ({named} if named else schemas) and schemas[name].get("type") != "object":
             raise wrong(f"tools.{number}.function.parameters.type", "must be object", "invalid_value")
+        check_keywords(schemas.get(name), f"tools.{number}.function.parameters")
     schema = _any_of(schemas) if named is None else schemas[named]
     check_schema(schema, "tools", limits)
     return Forced(named, schema)
@@ -132,9 +134,14 @@ class CallSpeech:
 
     Args:
         named: the function whose arguments the answer is; None where the answer says it.
+
+    Attributes:
+        whole: whether the answer came to its end, once it has ended.
     """
 
     def __init__(self, named: str | None) -> None:
+        self.whole = False
+        self._arguments: list[str] = []
         self._named = named
         self._around = 0 if named else 1  # the brace after the arguments
         self._held = ""
@@ -146,12 +153,14 @@ class CallSpeech:
         said = [] if self._begun else self._begin()
         if self._begun and (size := len(self._held) - self._around) > 0:
             said.append(Said("arguments", self._held[:size]))
+            self._arguments.append(self._held[:size])
             self._held = self._held[size:]
         return said
 
     def finish(self) -> list[Said]:
-        """Return what is left: nothing, for a brace is no argument."""
-        return []
+        """Return what is left: of an answer that was cut off the last character, which is not the brace after all."""
+        self.whole = self._begun and self._held == "}" * self._around and _is_json("".join(self._arguments))
+        return [] if self.whole or not self._held or not self._begun else [Said("arguments", self._held)]
 
     def _begin(self) -> list[Said]:
         name = self._named
@@ -164,3 +173,11 @@ class CallSpeech:
             return []
         self._begun = True
         return [Said("call", "", name)]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True

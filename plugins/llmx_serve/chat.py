@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, frozen
+from attrs import define, evolve
 
 from llmx.speech import Said, Speech
 from llmx_serve.asking import News
@@ -36,6 +36,7 @@ def read_chat(fields: Fields, models: Models, limits: Limits) -> Job:
     if model.template is None:
         text = f"model {served.name!r} was trained on plain text and has no chat template: use /v1/completions"
         raise ApiError(400, text, "model", "no_chat_template")
+    _refuse_others(fields)
     messages, tools = read_messages(fields, limits), told_tools(fields, read_tools(fields, limits), limits)
     if tools and not served.takes_tools:
         raise wrong("tools", f"the template of model {served.name!r} has no tools", "unsupported_value")
@@ -60,15 +61,28 @@ def read_chat(fields: Fields, models: Models, limits: Limits) -> Job:
     return Job(served, [model.chat(messages, tools)], sampling, writer, stream, with_usage)
 
 
+def _refuse_others(fields: Fields) -> None:
+    """Refuse fields of OpenAI's that ask for another answer than would come.
+
+    Raises:
+        ApiError: there is one.
+    """
+    for name, other in (("functions", "tools"), ("function_call", "tool_choice")):
+        if fields.has(name):
+            raise wrong(name, f"is not known any more: use {other}", "unsupported_value")
+    if any(kind != "text" for kind in fields.array("modalities", 8)):
+        raise wrong("modalities", "must be text alone, for the model writes nothing else", "unsupported_value")
+
+
 KINDS = ("content", "reasoning")
 
 
-@frozen
+@define
 class _Turn:
-    """What one choice said so far."""
+    """How one choice speaks, and the calls it made so far."""
 
     speech: Speech | CallSpeech
-    said: list[Said]
+    calls: int = 0
 
 
 class ChatWriter(Writer):
@@ -84,7 +98,8 @@ class ChatWriter(Writer):
     def __init__(self, served: Served, sampling: Sampling, forced: Forced | None, *, tools: bool, single: bool) -> None:
         super().__init__(served, sampling)
         self._forced, self._single = forced, single
-        self._turns = [_Turn(self._speech(tools=tools), []) for _ in range(sampling.number)]
+        self._named = forced is not None and forced.named is not None
+        self._turns = [_Turn(self._speech(tools=tools)) for _ in range(sampling.number)]
 
     def _speech(self, *, tools: bool) -> Speech | CallSpeech:
         if self._forced is not None:
@@ -101,7 +116,7 @@ class ChatWriter(Writer):
     def deltas(self, news: News, answer: Answer) -> list[dict[str, Any]]:
         """Return the chunks of news."""
         turn = self._turns[news.index]
-        called = sum(each.kind == "call" for each in turn.said)
+        called = turn.calls
         said = self._said(news, turn)
         free = self.free(news, answer)
         deltas = []
@@ -121,29 +136,25 @@ class ChatWriter(Writer):
         found = turn.speech.feed("".join(token.text for token in news.tokens))
         if news.ended:
             found += turn.speech.finish()
-        called = any(each.kind == "call" for each in turn.said)
         kept = []
         for each in found:
-            if each.kind != "call" or not (self._single and called):
+            if each.kind != "call" or not (self._single and turn.calls):
                 kept.append(each)
-            called = called or each.kind == "call"
-        turn.said.extend(kept)
+                turn.calls += each.kind == "call"
         return kept
 
     def _reason(self, turn: _Turn, answer: Answer) -> str:
-        called = any(each.kind == "call" for each in turn.said)
-        ended = called and answer.finish_reason == "stop"
-        if ended and self._forced is not None and self._forced.named:
-            return "stop"  # as OpenAI has it: the model was not the one to choose
-        return "tool_calls" if ended else str(answer.finish_reason)
+        if isinstance(turn.speech, CallSpeech) and (self._named or not turn.speech.whole):
+            return str(answer.finish_reason)  # of a named one as OpenAI has it: the model was not the one to choose
+        return "tool_calls" if turn.calls and answer.finish_reason == "stop" else str(answer.finish_reason)
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """Return an answer as a whole."""
         turn = self._turns[index]
         news = News(index, answer.tokens, ended=True)
-        self._said(news, turn)
-        content, thought = ("".join(each.text for each in turn.said if each.kind == kind) for kind in KINDS)
-        calls = [_call(each) for each in _joined(turn.said)]
+        said = self._said(news, turn)
+        content, thought = ("".join(each.text for each in said if each.kind == kind) for kind in KINDS)
+        calls = [_call(each) for each in _joined(said)]
         message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None}
         message["refusal"] = None
         if thought:

@@ -53,7 +53,7 @@ def _content(fields: Fields, kinds: Sequence[str]) -> str | None:
     for part in parts:
         if (kind := part.required("type")) not in kinds:
             raise wrong(part.at("type"), f"must be text, for the model reads nothing else, not {kind[:40]!r}")
-    return "\n".join(part.required(part.required("type")) for part in parts)
+    return "".join(part.required(part.required("type")) for part in parts)
 
 
 def _call(fields: Fields) -> dict[str, Any]:
@@ -72,9 +72,13 @@ def read_tools(fields: Fields, limits: Limits) -> tuple[dict[str, Any], ...]:
     """Return the tools of the request.
 
     Raises:
-        ApiError: one is no function.
+        ApiError: one is no function, or has the name of another.
     """
-    return tuple(map(_tool, fields.objects("tools", limits.tools)))
+    tools = tuple(map(_tool, fields.objects("tools", limits.tools)))
+    names = [each["function"]["name"] for each in tools]
+    if twice := next((number for number, name in enumerate(names) if name in names[:number]), None):
+        raise wrong(f"tools.{twice}.function.name", f"{names[twice]!r} is another tool's already", "invalid_value")
+    return tools
 
 
 def _tool(fields: Fields) -> dict[str, Any]:

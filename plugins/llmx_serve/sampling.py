@@ -53,11 +53,11 @@ def read_sampling(fields: Fields, limits: Limits, context_length: int, vocab_siz
     best = fields.integer("best_of", 1, limits.choices)
     if best is not None and best != number:
         raise wrong("best_of", "must be n: no answer is computed that is not sent", "unsupported_value")
-    tokens = fields.integer("max_completion_tokens", 1, most) or fields.integer("max_tokens", 1, most)
+    tokens, older = (fields.integer(name, 1, most) for name in ("max_completion_tokens", "max_tokens"))
     seed = fields.integer("seed", -(2**63), 2**64 - 1)
     return Sampling(
         number=number,
-        max_tokens=tokens,
+        max_tokens=tokens or older,
         stop=_stop(fields, limits),
         seed=secrets.randbits(31) if seed is None else seed % 2**63,
         links=_links(fields, limits, vocab_size),

@@ -16,6 +16,11 @@ from llmx_serve.sampling import Link
 FORMS = ("text", "json_object", "json_schema")
 REPEAT = re.compile(r"[{,](\d{1,9})(?=[,}])")
 """The counts in a regular expression: `a{2,10}`."""
+UNKEPT = ("not", "if", "then", "else", "multipleOf", "uniqueItems", "contains", "dependentRequired", "dependentSchemas")
+"""Keywords of which xgrammar makes nothing."""
+NAMED = ("properties", "patternProperties", "$defs", "definitions")
+"""Keywords whose own keys are names."""
+DATA = ("const", "enum", "default", "examples")
 COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains")
 
 
@@ -40,6 +45,7 @@ def read_form(fields: Fields, limits: Limits, stop: Sequence[str]) -> tuple[Link
         given = form.one("json_schema")
         schema = given.one("schema").values
         check_schema(schema, given.at("schema"), limits)
+        check_keywords(schema, given.at("schema"))
     return kept_to(schema, stop)
 
 
@@ -69,6 +75,41 @@ def check_schema(schema: Any, where: str, limits: Limits) -> None:
     if sum(counts) + sum(repeated) > limits.schema_counts:
         text = f"its lengths and counts are more than {limits.schema_counts} together"
         raise wrong(where, text, "invalid_value")
+
+
+def check_keywords(schema: Any, where: str) -> None:
+    """See that a schema asks for nothing that the grammar would leave out without a word.
+
+    Raises:
+        ApiError: it does, with the path in the schema.
+    """
+    left = [(where, schema)]
+    while left:
+        path, node = left.pop()
+        if isinstance(node, list):
+            left += [(f"{path}.{number}", each) for number, each in enumerate(node)]
+        if not isinstance(node, dict):
+            continue
+        if unkept := _unkept(node):
+            text = f"{unkept} cannot be kept to: leave it out, or say it in the prompt"
+            raise wrong(f"{path}.{unkept.partition(' ')[0]}", text, "unsupported_value")
+        for key, value in node.items():
+            if key in NAMED and isinstance(value, dict):
+                left += [(f"{path}.{key}.{name}", each) for name, each in value.items()]
+            elif key not in DATA:
+                left.append((f"{path}.{key}", value))
+
+
+def _unkept(node: dict[str, Any]) -> str | None:
+    """Return the keyword of an object in a schema that no grammar is made of, with what it does not go with."""
+    found = next((name for name in UNKEPT if node.get(name) not in (None, False)), None)
+    if isinstance(node.get("allOf"), list) and len(node["allOf"]) > 1:
+        return "allOf of several"
+    if "pattern" in node and ("minLength" in node or "maxLength" in node):
+        return "pattern with a length"
+    if not str(node.get("$ref", "#")).startswith("#"):
+        return "$ref to elsewhere"
+    return found
 
 
 def _patterns(node: dict[str, Any]) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmx_serve.asking import prompted
+from llmx_serve.calls import told_tools
 from llmx_serve.completions import read_prompts, read_tokens
 from llmx_serve.faults import wrong
 from llmx_serve.fields import Fields
@@ -21,13 +23,14 @@ def tokenize(fields: Fields, models: Models, limits: Limits) -> dict[str, Any]:
     served = models.named(fields.string("model"))
     model = served.base.model
     if fields.has("messages"):
-        prompt: Any = model.chat(read_messages(fields, limits), read_tools(fields, limits))
+        tools = told_tools(fields, read_tools(fields, limits), limits)
+        prompt: Any = model.chat(read_messages(fields, limits), tools)
     elif fields.has("prompt"):
         prompt = fields.required("prompt")
         read_prompts(fields, served, limits)
     else:
         raise wrong("prompt", "is required, or messages", "missing_required_parameter")
-    ids = list(model.request(prompt).ids)
+    ids = list(prompted(served, prompt).ids)
     return {"tokens": ids, "count": len(ids), "max_model_len": served.context_length}
 
 

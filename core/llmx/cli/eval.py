@@ -99,12 +99,11 @@ def _measure(
     tokens: int | None,
 ) -> list[Score]:
     from llmx.evaluation.loss import scores, total
-    from llmx.evaluation.sources import measurable, recipe_of
+    from llmx.evaluation.sources import measurable, names_documents, recipe_of
     from llmx.registry import Registry
 
     recipe = recipe_of(folder, data, overrides, Registry())
-    given = bool(data) or any(each.startswith("data.path") for each in overrides)
-    sources = measurable(recipe, loaded, held_out=not given)
+    sources = measurable(recipe, loaded, held_out=not (data or names_documents(overrides)))
     found = scores(loaded.model if name is None else loaded.adapted[name], sources, tokens)
     return found if len(found) == 1 else [*found, total(found)]
 

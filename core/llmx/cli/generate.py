@@ -225,20 +225,24 @@ def _row(answer: Answer, row: dict[str, Any]) -> str:
 
 
 def _answer_file(loaded: LanguageModel, asked: Sequence[Asked], count: int, out: Path | None, **fields: Any) -> None:
+    from llmx.generate.prompt_file import requests_of
+
+    requests = requests_of(loaded, asked, count, **fields)  # before the file is made
+    rows = [{**each.row, **({} if count == 1 else {"sample": n})} for each in asked for n in range(count)]
     with _sink(out) as file:
-        _answer_all(loaded, asked, count, file, **fields)
+        _answer_all(loaded, requests, rows, file)
     if out is not None:
         written = len(asked) * count
         click.echo(f"llmx: {written:,} {'answer' if written == 1 else 'answers'} in {out}", err=True)
 
 
-def _answer_all(loaded: LanguageModel, asked: Sequence[Asked], count: int, file: TextIO, **fields: Any) -> None:
+def _answer_all(
+    loaded: LanguageModel, requests: Sequence[Request], rows: Sequence[dict[str, Any]], file: TextIO
+) -> None:
     """Write a line for each answer, in the order of the prompts and as soon as that allows."""
-    from llmx.generate.prompt_file import in_order, requests_of
+    from llmx.generate.prompt_file import in_order
     from llmx.progress import progress
 
-    requests: list[Request] = requests_of(loaded, asked, count, **fields)
-    rows = [{**each.row, **({} if count == 1 else {"sample": n})} for each in asked for n in range(count)]
     with progress("Answering", "answers") as report:
         answers = in_order(loaded.new_engine(), requests)
         for number, (row, answer) in enumerate(zip(rows, answers, strict=True), 1):

@@ -93,6 +93,9 @@ class ModelOptions:
         wrong = [name for name in others[kind] if getattr(self, name)]
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: mean nothing beside {kind}: leave them out")
+        other = next((key for key in self.overrides if key.partition(".")[0] != "sampler"), None)
+        if other is not None:
+            raise ValueError(f"overrides: {other}: only sampler.* can be given; the rest is for all, in [generate]")
 
     @property
     def called(self) -> str:

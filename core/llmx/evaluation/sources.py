@@ -26,6 +26,9 @@ from llmx.sections import DataOptions
 SECTIONS = ("data", "template", "objective", "train", "eval")
 """What of a run's recipe says how its model is measured: the other parts' plugins may be gone."""
 
+CHANGED = ("data", "objective")
+"""What of these a command may say otherwise: the template is the one that trained the model."""
+
 
 @frozen
 class Measurable:
@@ -48,9 +51,12 @@ def recipe_of(folder: Path, data: Sequence[Path], overrides: Sequence[str], regi
         data: files in the place of the run's own sources.
 
     Raises:
-        RecipeError: the folder is no run, and no data is given.
+        RecipeError: the folder is no run, and no data is given, or an override is of something else.
     """
-    if not data and not is_run(folder) and not any(each.startswith("data.") for each in overrides):
+    for each in overrides:
+        if each.partition(".")[0] not in CHANGED:
+            raise RecipeError(f"{each}: would change nothing: only data.* and objective.* say how a model is measured")
+    if not data and not is_run(folder) and not names_documents(overrides):
         raise RecipeError(f"{folder}: is no run, which would have held-out documents: give --data PATH")
     layers = saved_layers(folder, SECTIONS)
     if data:  # the dataset was one for other files; how documents are read as rows stays
@@ -58,6 +64,11 @@ def recipe_of(folder: Path, data: Sequence[Path], overrides: Sequence[str], regi
         paths = [{"path": str(each)} for each in data]
         layers.append(Layer("--data", {"data": paths[0] if len(paths) == 1 else {"sources": paths}}))
     return Recipe.resolve([*layers, *layers_of(overrides=overrides)], registry)
+
+
+def names_documents(overrides: Sequence[str]) -> bool:
+    """Return whether overrides name other documents than the run's own."""
+    return any(each.partition("=")[0] in ("data.path", "data.name", "data.sources") for each in overrides)
 
 
 def _kept(data: Any) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Chains:
 
 
 def at_temperature(links: Sequence[Link], temperature: float) -> list[Link]:
-    """Return links with another temperature; 0 takes the best token always, whatever the others do.
+    """Return links with another temperature; 0 takes the best token of those that the others leave, always.
 
     Raises:
         RecipeError: it is below 0, or no link has one.
@@ -72,7 +72,7 @@ def at_temperature(links: Sequence[Link], temperature: float) -> list[Link]:
     if not temperature >= 0:
         raise RecipeError(f"temperature = {temperature}: must be 0, for the best token always, or more")
     if temperature == 0:
-        return [("llmx:greedy", {})]
+        return [*(link for link in links if "temperature" not in link[1]), ("llmx:greedy", {})]
     at = next((n for n, (_, options) in enumerate(links) if "temperature" in options), None)
     if at is None:
         raise RecipeError("temperature: the sampler chain has none: name it in sampler=[…]")

@@ -5,8 +5,8 @@ Shapes: `K` key-value heads, `S` tokens a buffer holds, `H` head width, `V` voca
 
 from __future__ import annotations
 
-import itertools
 import sys
+import types
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -39,8 +39,6 @@ NEAR = 0.05
 FIRST_S, BLOCK_S = 20, 3
 """Seconds that two cores take to compile a step, and for each block of it."""
 
-_numbers = itertools.count()
-
 
 class CompiledStep:
     """The step of one model; rows go through it one by one, so that none depends on how many there are. Prompts are
@@ -52,20 +50,20 @@ class CompiledStep:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._name = f"step {next(_numbers)}"
-        self._graph: Any = torch.compile(self._plain, fullgraph=True, dynamic=True, options=OPTIONS)
+        # code of its own: the compiler keeps a short list of graphs for each, and looks through it at every call
+        own = types.FunctionType(CompiledStep._plain.__code__.replace(), globals())
+        self._graph: Any = torch.compile(types.MethodType(own, self), fullgraph=True, dynamic=True, options=OPTIONS)
 
     def __call__(self, token: int, cache: KVCache) -> Tensor:
         """Return `logits_V` in fp32 after one more token, which the cache then holds."""
         buffers_BKSH = cache.room()
         past = cache.length
-        logits_V = self._graph(torch.tensor([[token]]), torch.tensor([past]), past + 1, buffers_BKSH, self._name)
+        logits_V = self._graph(torch.tensor([[token]]), torch.tensor([past]), past + 1, buffers_BKSH)
         cache.advance(1)
         return cast(Tensor, logits_V.float())
 
-    def _plain(self, ids_11: Tensor, past_1: Tensor, end: int, buffers_BKSH: Sequence[Tensor], name: str) -> Tensor:
-        """As `__call__`; the name tells the graphs of several models apart, of which the compiler keeps one list."""
-        assert name == self._name
+    def _plain(self, ids_11: Tensor, past_1: Tensor, end: int, buffers_BKSH: Sequence[Tensor]) -> Tensor:
+        """As `__call__`."""
         given = _Buffers(past_1, end, buffers_BKSH, self._model.context_length)
         hidden_11D = self._model.hidden(ids_11, positions_BT=past_1[None], cache=given)
         head = getattr(self._model, "head", None)
@@ -91,7 +89,7 @@ class CompiledStep:
             for axis in (0, 1, 3):  # and axis 2 is one number for all: each more would cost 13 us a step
                 torch._dynamo.mark_static(buffer_BKSH, axis)
         other = cache.copied(cache.length, LEAST_HELD)
-        wanted_V = self._plain(torch.tensor([[1]]), torch.tensor([6]), 7, other.room(), self._name).float()
+        wanted_V = self._plain(torch.tensor([[1]]), torch.tensor([6]), 7, other.room()).float()
         try:
             given_V = self(1, cache)
         except Exception as error:  # of the compiler, or of the model's code, which it may not know how to read
@@ -143,13 +141,10 @@ def compile_steps(models: Sequence[Model], device: torch.device) -> None:
     """Give each packed model a compiled step, which an engine then uses.
 
     Raises:
-        RecipeError: as `CompiledStep.build`, the device is none that this is for, or there are too many models.
+        RecipeError: as `CompiledStep.build`, or the device is none that this is for.
     """
     if device.type != "cpu":
         raise RecipeError(f"compile: is for cpu, not for {device.type}: leave --compile out")
-    most = torch._dynamo.config.recompile_limit
-    if len(models) > most:
-        raise RecipeError(f"compile: {len(models)} models, of which {most} are the most: leave --compile out")
     for number, model in enumerate(models, 1):
         which = f" {number} of {len(models)}" if len(models) > 1 else ""
         seconds = FIRST_S + len(model.blocks()) * BLOCK_S

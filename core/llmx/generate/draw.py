@@ -31,13 +31,19 @@ class Drawer:
 
 def draw_tokens(logits_BV: Tensor, drawers: Sequence[Drawer]) -> list[int]:
     """Return a token a row; the rows have one chain. A row's token depends on its own logits and drawer alone."""
+    left_BV = through_chain(logits_BV, drawers)
+    return [drawn(logits_V, drawer.generator) for logits_V, drawer in zip(left_BV, drawers, strict=True)]
+
+
+def through_chain(logits_BV: Tensor, drawers: Sequence[Drawer]) -> Tensor:
+    """Return what the chain of the rows leaves of their logits, which it may change."""
     for number, link in enumerate(drawers[0].chain):
         states: list[Any] = [drawer.states[number] for drawer in drawers]
         logits_BV = link(logits_BV, states)
-    return [_drawn(logits_V, drawer.generator) for logits_V, drawer in zip(logits_BV, drawers, strict=True)]
+    return logits_BV
 
 
-def _drawn(logits_V: Tensor, generator: torch.Generator) -> int:
+def drawn(logits_V: Tensor, generator: torch.Generator) -> int:
     """Draw from softmax(logits), over those tokens alone that a chain left.
 
     Raises:

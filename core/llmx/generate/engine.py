@@ -18,7 +18,7 @@ from attrs import frozen
 from torch import Tensor
 
 from llmx.errors import LlmxError, PromptTooLongError, RecipeError
-from llmx.generate.draw import draw_tokens
+from llmx.generate.draw import drawn, through_chain
 from llmx.generate.forward import next_logits, prompt_logits
 from llmx.generate.prefixes import CHUNK, PrefixStore
 from llmx.generate.request import Answer, BusyError, Request
@@ -258,16 +258,25 @@ class Engine:
             self._draw([rows[index] for index in chosen], logits_BV[chosen] if len(alike) > 1 else logits_BV)
 
     def _draw(self, rows: Sequence[Running], logits_BV: Tensor) -> None:
-        """Draw a token a row. The rows have one chain; the logits may be changed."""
-        told = [
-            logits_V.clone() if row.answer.request.logprobs is not None else logits_V
-            for row, logits_V in zip(rows, logits_BV, strict=True)
-        ]
-        with _faults_of(rows):
-            tokens = draw_tokens(logits_BV, [row.drawer for row in rows])
-            for row, token, logits_V in zip(rows, tokens, told, strict=True):
+        """Draw a token a row; what goes wrong with one ends it alone. The rows have one chain; the logits may be
+        changed."""
+        told_BV = logits_BV
+        if len(rows) > 1 or rows[0].answer.request.logprobs is not None:
+            told_BV = logits_BV.clone()
+        try:
+            left_BV = through_chain(logits_BV, [row.drawer for row in rows])
+        except Exception as error:
+            if len(rows) == 1:
+                rows[0].answer.finish("error", error)
+                return
+            for row, logits_V in zip(rows, told_BV, strict=True):  # a link raised, of which row is not known
+                self._draw([row], logits_V[None])
+            return
+        for row, left_V, told_V in zip(rows, left_BV, told_BV, strict=True):
+            with _faults_of([row]):
+                token = drawn(left_V, row.drawer.generator)
                 self._counts["generated_tokens"] += 1
-                row.put(token, logits_V)
+                row.put(token, told_V)
 
     def _leave(self) -> None:
         """Free the slots of what has ended, and keep the beginnings of their prompts."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmx.generate.sequence import Running
+from llmx.nn.packed import SIZES
 from llmx.protocols import Cache, Model
 
 
@@ -47,9 +48,16 @@ def next_logits(rows: Sequence[Running]) -> Tensor:
     if join is None or not getattr(model, "rows_alone", False):
         # a cache for sequences of one length, or products whose rows would depend on how many there are
         return torch.cat([_step(model, [row.last], cache) for row, cache in zip(rows, caches, strict=True)])
-    if len(rows) == 1:
-        return _step(model, [rows[0].last], caches[0])
-    return _step(model, [row.last for row in rows], join(caches), [cache.length for cache in caches])
+    found = []
+    while caches:
+        size = max(each for each in (1, *SIZES) if each <= len(caches))  # of others it is not proved
+        now, caches = caches[:size], caches[size:]
+        last, rows = [row.last for row in rows[:size]], rows[size:]
+        if size == 1:
+            found.append(_step(model, last, now[0]))
+        else:
+            found.append(_step(model, last, join(now), [cache.length for cache in now]))
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _step(model: Model, last: list[int], cache: Cache, lengths: list[int] | None = None) -> Tensor:

@@ -68,7 +68,7 @@ class LanguageModel:
         *,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> str: ...
 
@@ -79,7 +79,7 @@ class LanguageModel:
         *,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> list[str]: ...
 
@@ -89,7 +89,7 @@ class LanguageModel:
         *,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> str | list[str]:
         """Return the text that continues a prompt, without the prompt, or answers a chat; a list for several texts.
@@ -148,7 +148,7 @@ class LanguageModel:
         *,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
         """Yield the text that continues a prompt as it comes; see `generate`."""
@@ -162,13 +162,13 @@ class LanguageModel:
         *,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> Generation:
         """Return the continuation of a prompt with its length and why it ended; see `generate`."""
         fields = self._fields(temperature, stop)
         answer = self._answer(prompt, max_new_tokens=max_new_tokens, seed=seed, **fields).wait()
-        return Generation(str(prompt), answer.text, len(answer.tokens), str(answer.finish_reason))
+        return Generation(str(as_prompts(prompt)), answer.text, len(answer.tokens), str(answer.finish_reason))
 
     def new_engine(self, **options: Any) -> Engine:
         """Return an engine over the model and its adapted forms; `options` are those of `Engine`.
@@ -205,6 +205,8 @@ class LanguageModel:
             RecipeError: the prompt is empty or fills the context, or it is a chat and the model was trained on none.
         """
         given = self.options
+        if not isinstance(max_new_tokens, int | None) or isinstance(max_new_tokens, bool):
+            raise RecipeError(f"max_new_tokens: must be a whole number: {max_new_tokens!r}")
         return Request(
             **{
                 "ids": self._prompt_ids(prompt),
@@ -228,16 +230,20 @@ class LanguageModel:
             raise RecipeError("prompt: are several: give one, or all of them to generate")
         return self.new_engine().submit(self.request(asked, **fields))
 
-    def _fields(self, temperature: float | None, stop: str | Sequence[str]) -> dict[str, Any]:
+    def _fields(self, temperature: float | None, stop: str | Sequence[str] | None) -> dict[str, Any]:
         """Return what a request has of these.
 
         Raises:
             RecipeError: a text to stop at is empty, or the chain has no temperature.
         """
-        found: dict[str, Any] = {"stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+        found: dict[str, Any] = {"stop": (stop,) if isinstance(stop, str) else tuple(stop or ())}
+        if not all(isinstance(each, str) for each in found["stop"]):
+            raise RecipeError(f"stop: must be a text, or several: {stop!r}")
         if "" in found["stop"]:
             raise RecipeError("stop: is empty, and stands everywhere: give some text")
         if temperature is not None:
+            if not isinstance(temperature, int | float):
+                raise RecipeError(f"temperature: must be a number: {temperature!r}")
             found["chain"] = self.chain_of(at_temperature(self.links, temperature))
         return found
 

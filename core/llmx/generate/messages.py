@@ -22,13 +22,18 @@ def messages_of(given: Any, *, answered: bool = False) -> tuple[Message, ...]:
     """
     if not isinstance(given, list) or not given:
         raise DataError("messages: must be a list with a message or more")
-    found = tuple(_message(each, f"messages[{number}]") for number, each in enumerate(given))
+    found = tuple(message_of(each, f"messages[{number}]") for number, each in enumerate(given))
     if found[-1].role == "assistant" and not answered:
         raise DataError("messages: end with the assistant's: there is nothing left to answer")
     return found
 
 
-def _message(given: Any, path: str) -> Message:
+def message_of(given: Any, path: str) -> Message:
+    """Return one of them, which stands at `path`.
+
+    Raises:
+        DataError: it is none.
+    """
     role = given.get("role") if isinstance(given, Mapping) else None
     if not isinstance(role, str) or role not in ROLES:
         raise DataError(f"{path}: must have a role, one of {', '.join(ROLES)}")

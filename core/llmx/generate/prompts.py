@@ -12,7 +12,8 @@ from llmx.corpora import build_dataset
 from llmx.data.encode import Encoder
 from llmx.data.split import split_over
 from llmx.data.store import TokenStore
-from llmx.errors import PromptTooLongError, RecipeError
+from llmx.errors import DataError, PromptTooLongError, RecipeError
+from llmx.generate.messages import message_of
 from llmx.generate.text import REPLACEMENT
 from llmx.protocols import Message, Model, Tokenizer
 
@@ -54,19 +55,20 @@ def as_prompts(given: Any) -> str | ChatPrompt | list[str]:
 
 
 def as_message(turn: Message | Mapping[str, Any]) -> Message:
-    """Return a turn of a chat that a program gave as a table with role and content.
+    """Return a turn of a chat that a program gave as a table in OpenAI's form.
 
     Raises:
-        RecipeError: it lacks one of them.
+        RecipeError: it is not in that form.
     """
     if isinstance(turn, Message):
         return turn
     for name in ("role", "content"):
-        if not isinstance(turn.get(name), str):
-            raise RecipeError(
-                f"prompt: a turn lacks {name!r}" if name not in turn else f"prompt: {name} must be a text"
-            )
-    return Message(turn["role"], turn["content"])
+        if name not in turn and not (name == "content" and turn.get("tool_calls")):
+            raise RecipeError(f"prompt: a turn lacks {name!r}")
+    try:
+        return message_of(turn, "prompt")
+    except DataError as error:
+        raise RecipeError(str(error)) from error
 
 
 def prompt_ids(prompt: str, model: Model, tokenizer: Tokenizer) -> list[int]:

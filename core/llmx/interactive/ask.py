@@ -39,17 +39,18 @@ def answer(
 
 
 def _at_temperature(run: Run, temperature: float) -> Sequence[Sampler]:
-    """Return the run's sampler chain with another temperature; 0 takes the best token always.
+    """Return the run's sampler chain with another temperature; 0 takes the best token of those that the others leave.
 
     Raises:
         RecipeError: the chain has none.
     """
     if temperature < 0:
         raise RecipeError(f"temperature = {temperature}: must be 0, for the best token always, or more")
-    greedy = run.registry.find("sampler", "llmx:greedy")
-    if temperature == 0:
-        return [cast(Sampler, greedy.component.load()(greedy.component.options(), run.tokenizer))]
     parts = list(run.recipe.samplers)
+    if temperature == 0:
+        greedy = run.registry.find("sampler", "llmx:greedy").component
+        kept = [part.build(run.tokenizer) for part in parts if not hasattr(part.options, "temperature")]
+        return [*kept, cast(Sampler, greedy.load()(greedy.options(), run.tokenizer))]
     at = next((n for n, part in enumerate(parts) if hasattr(part.options, "temperature")), None)
     if at is None:
         raise RecipeError("temperature: the run's sampler chain has none: name it in sampler=[…]")

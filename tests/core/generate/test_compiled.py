@@ -79,13 +79,11 @@ def test_packed_types_are_compiled_too() -> None:
 
 
 def test_where_it_cannot_be_one_line_says_why() -> None:
-    """No compiler, another device, more models than the compiler keeps."""
+    """No compiler, another device."""
     from llmx.generate.compiled import compile_steps
 
     with pytest.raises(RecipeError, match="compile: is for cpu, not for cuda: leave --compile out"):
         compile_steps([small_model()], torch.device("cuda"))
-    with pytest.raises(RecipeError, match=r"compile: 99 models, of which \d+ are the most: leave --compile out"):
-        compile_steps([small_model()] * 99, torch.device("cpu"))
     model = small_model()
     pack(model)
     missing = {"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}
