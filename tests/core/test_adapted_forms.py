@@ -96,7 +96,9 @@ def test_what_is_no_adapter_is_refused(llama: Path, char_run: Path, runs: tuple[
 
 
 def test_adapters_have_names_of_their_own(tmp_path: Path) -> None:
-    """A name for a folder without one; neither two of one name nor that of the model."""
+    """A name for a folder without one, also with = in it; neither two of one name nor that of the model."""
+    (tmp_path / "lr=1").mkdir()
+    assert split_adapters([str(tmp_path / "lr=1")]) == {"lr=1": tmp_path / "lr=1"}
     assert split_adapters(["a=x/y", str(tmp_path)]) == {"a": Path("x/y"), tmp_path.name: tmp_path}
     for given, message in [
         (["a=x", "a=y"], "^--adapter: 'a' is the name of x and of y: give another"),

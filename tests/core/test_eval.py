@@ -113,6 +113,8 @@ def test_what_cannot_be_measured_is_told(llama: Path, char_run: Path, tmp_path: 
     path.write_text('{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}')
     cases = [
         ((llama,), "is no run, which would have held-out documents: give --data PATH"),
+        ((llama, "data.held_out=0.5"), "is no run, which would have held-out documents: give --data PATH"),
+        ((char_run, "model.norm_eps=0.5"), "model.norm_eps=0.5: would change nothing: only data.* and objective.*"),
         ((char_run, "--data", path), "c: holds chats, and the model was trained on plain text"),
         ((char_run, "--data", tmp_path / "none.txt"), "none.txt"),
         ((char_run, "--limit", "3"), "are for --tasks: leave them out"),

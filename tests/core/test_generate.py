@@ -125,6 +125,10 @@ def test_a_call_has_its_own_temperature_and_stop_strings(char_run: Path) -> None
     assert (whole.text, whole.finish_reason) == (best[: best.index(stop)], "stop")
     with pytest.raises(RecipeError, match=r"^prompt: are several"):
         model.complete(["The", "A"])
+    assert model.complete("The", stop=None, max_new_tokens=1).prompt == "The"
+    for name, wrong in {"stop": [7], "temperature": "hot", "max_new_tokens": 2.5}.items():
+        with pytest.raises(RecipeError, match=rf"^{name}: must be "):
+            model.generate("The", **{name: wrong})  # type: ignore[call-overload]
     for wrong in (None, 7, b"The", [], ["The", 7], {"role": "user"}):
         with pytest.raises(RecipeError, match=r"^prompt: give a text, a list of texts, or a chat"):
             model.generate(wrong)  # type: ignore[call-overload]

@@ -113,6 +113,13 @@ def test_a_stop_string_ends_an_answer_and_is_not_shown(generate: Generate) -> No
     assert (row["text"], row["finish_reason"]) == (whole[: whole.index(stop)], "stop")
 
 
+def test_a_temperature_is_given_as_elsewhere(generate: Generate) -> None:
+    """0 is greedy, whatever the run's chain; a chain without one says so."""
+    best = rows(generate("The ", "--json", "--sampler", "greedy").stdout)[0]["text"]
+    assert rows(generate("The ", "--json", "--temperature", 0).stdout)[0]["text"] == best
+    assert "temperature: the sampler chain has none" in fault(generate("x", "--sampler", "greedy", "--temperature", 1))
+
+
 def test_chats_of_a_file_go_by_the_template(generate: Generate, llama: Path, tmp_path: Path) -> None:
     """Messages are asked as `chat` asks them; `--chat` makes a message of a text."""
     path = tmp_path / "p.jsonl"
@@ -145,7 +152,8 @@ def test_every_bad_line_is_named_before_anything_runs(generate: Generate, tmp_pa
     assert [int(line.split(":")[1]) for line in lines] == list(range(2, 2 + len(bad)))
     assert not out.exists()
     path.write_text('{"prompt": "fine"}\n' + json.dumps({"prompt": "x" * 100}) + "\n")
-    assert f"{path}:2: prompt: is 101 tokens long" in fault(generate("--prompts", path))
+    assert f"{path}:2: prompt: is 101 tokens long" in fault(generate("--prompts", path, "--out", out))
+    assert not out.exists()
     path.write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
     assert f"{path}:1: chat: the model was trained on plain text" in fault(generate("--prompts", path))
     (tmp_path / "x.txt").write_bytes(b"fine\n\xff\n")

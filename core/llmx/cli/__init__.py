@@ -97,8 +97,10 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit with the code of what happened (see `llmx.errors`)."""
     from llmx.errors import LlmxError
+    from llmx.native import settle
 
     given = sys.argv[1:] if arguments is None else arguments
+    settle()
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # so that what is half made is cleaned up
     try:
         sys.exit(cli.main(given, prog_name="llmx", standalone_mode=False) or 0)

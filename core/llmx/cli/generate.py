@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="Where the answers to --prompts go; by default stdout.")
 @click.option("--sampler", multiple=True, metavar="NAME", help="A link of the sampler chain; again for more, in order.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    help="What the logits are divided by; 0 takes the best token always. By default as the chain has it.",
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Most tokens to add.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; again for more.")
 @click.option(
@@ -57,6 +62,7 @@ def command(
     out: Path | None,
     sampler: tuple[str, ...],
     seed: int | None,
+    temperature: float | None,
     max_new_tokens: int | None,
     stop: tuple[str, ...],
     count: int,
@@ -93,6 +99,10 @@ def command(
         overrides=overrides,
     )
     fields: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "logprobs": logprobs, "model": name}
+    if temperature is not None:
+        from llmx.generate.chains import at_temperature
+
+        fields["chain"] = loaded.chain_of(at_temperature(loaded.links, temperature))
     if asked is not None:
         _answer_file(loaded, asked, count, out, seed=seed, **fields)
         return

@@ -2,6 +2,7 @@
 import { events, ServerError } from "./wire.js";
 
 const RETRIES_MOST = 8; // at a busy server; then only the button asks again
+const SHORTEST_S = 0.05; // between the first and the last piece of an answer whose speed is told
 const FULL = "context_length_exceeded";
 const running = new Map(); // by chat: one answer at a time in each
 
@@ -125,7 +126,8 @@ export class Run {
   #measure() {
     const { figures } = this.node, seconds = (this.#last - this.#first) / 1000;
     if (this.#first !== null) figures.first_s = (this.#first - this.#begun) / 1000;
-    if (figures.tokens > 1 && seconds > 0) figures.rate = (figures.tokens - 1) / seconds;
+    // what came in one piece has no speed of its own
+    figures.rate = figures.tokens > 1 && seconds >= SHORTEST_S ? (figures.tokens - 1) / seconds : undefined;
   }
 
   #fail({ status, message, kind, code }) {

@@ -29,6 +29,9 @@ def test_all_faults_of_the_models_are_told_at_once(tmp_path: Path) -> None:
         weigths = "int8"
         overrides = 3
         [[model]]
+        path = "b"
+        overrides = {"generate.max_new_tokens" = 3}
+        [[model]]
         url = "ftp://x"
         [[model]]
         url = "https://me:secret@x/v1"
@@ -50,9 +53,10 @@ def test_all_faults_of_the_models_are_told_at_once(tmp_path: Path) -> None:
         "m.toml: model[2].weigths: no such option; nearest: weights",
         "m.toml: model[2].path: must be path, not 3 (int)",
         "m.toml: model[2].overrides: must be table, not 3 (int)",
-        'model[3].url: must be the base URL of an OpenAI API, such as "http://127.0.0.1:8000/v1"',
-        "model[4].url: holds a name or password",
-        "model[4].api_key: a key does not belong into a file: name a variable in api_key_env",
+        "model[3]: overrides: generate.max_new_tokens: only sampler.* can be given",
+        'model[4].url: must be the base URL of an OpenAI API, such as "http://127.0.0.1:8000/v1"',
+        "model[5].url: holds a name or password",
+        "model[5].api_key: a key does not belong into a file: name a variable in api_key_env",
         "generate.temperature: ",
         "generate.max_new_tokens: must be int, not 1.5 (float)",
         "judge.url: is required (str)",
@@ -60,7 +64,7 @@ def test_all_faults_of_the_models_are_told_at_once(tmp_path: Path) -> None:
     ):
         assert wanted in text
     assert "secret" not in text.replace("me:secret", "")
-    assert len(text.splitlines()) == len(told.value.faults) == 12
+    assert len(text.splitlines()) == len(told.value.faults) == 13
 
 
 def test_names_are_given_or_found() -> None:

@@ -89,6 +89,16 @@ def test_tokens_do_not_depend_on_the_company(weights: Any) -> None:
     assert len({tuple(each) for each in alone}) == len(ASKED)
 
 
+def test_more_than_were_proved_are_computed_in_parts() -> None:
+    """Seventy at once say what each says alone: no product has a number of rows that was not looked at."""
+    tiny = model()
+    pack(tiny, "int4")
+    many = [Request(prompt(5, seed), WARM, max_new_tokens=12, seed=seed, logprobs=0) for seed in range(70)]
+    alone = [ids(engine(tiny).submit(each)) for each in many[:20]]
+    together = engine(tiny, slots=70, most_waiting=70)
+    assert [ids(each) for each in [together.submit(each) for each in many]][:20] == alone
+
+
 def test_a_model_that_is_not_packed_is_as_true() -> None:
     """Its rows would depend on how many there are: each goes by itself."""
     plain = model()
@@ -258,6 +268,34 @@ def test_a_chain_that_leaves_no_token_is_told(tiny: Any) -> None:
     """In words for users."""
     with pytest.raises(LlmxError, match=r"^sampler: the chain leaves no token to draw"):
         engine(tiny).submit(Request([1, 2], [Forbidding()])).wait()
+
+
+@pytest.mark.parametrize("kind", [Faulty, Forbidding])
+def test_of_rows_with_one_chain_only_who_is_at_fault_ends(tiny: Any, kind: type[Faulty]) -> None:
+    """Requests share links that are equal: what a link raises of one row, or leaves it without, is not the others'."""
+
+    class Picking(kind):  # type: ignore[misc,valid-type]
+        """At fault with a prompt that begins with 9."""
+
+        def start(self, prompt_ids: Sequence[int]) -> Any:
+            return [0, 0] if prompt_ids[0] == 9 else [0] * 100
+
+        def __call__(self, logits_BV: Tensor, states: Sequence[Any]) -> Tensor:
+            if kind is Faulty:
+                return super().__call__(logits_BV, states)
+            for logits_V, state in zip(logits_BV, states, strict=True):
+                if len(state) == 2:
+                    logits_V.fill_(-torch.inf)
+            return logits_BV
+
+    link = Picking()
+    good = [Request([number, 3], [link], max_new_tokens=8, seed=number, logprobs=1) for number in (1, 2, 4)]
+    alone = [ids(engine(tiny).submit(each)) for each in good]
+    together = engine(tiny)
+    bad = together.submit(Request([9, 3], [link], max_new_tokens=8))
+    assert [ids(each) for each in [together.submit(each) for each in good]] == alone
+    with pytest.raises(LlmxError, match=r"no third token|leaves no token"):
+        bad.wait()
 
 
 class Refusing(Faulty):

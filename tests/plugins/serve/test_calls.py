@@ -117,13 +117,28 @@ def test_a_forced_call_is_taken_back(api: openai.OpenAI) -> None:
     assert again.choices[0].message.content is not None
 
 
-def test_a_call_that_is_cut_off_says_so(api: openai.OpenAI) -> None:
-    """The reason is the budget, for a named function and for any."""
-    for choice in (NAMED, "required"):
-        done = api.chat.completions.create(
-            model="chats", messages=ASKED, tools=[PAINT], tool_choice=choice, max_tokens=4
-        ).choices[0]
-        assert done.finish_reason == "length"
+@pytest.mark.parametrize("choice", [NAMED, "required"])
+def test_a_call_that_is_cut_off_says_so(api: openai.OpenAI, choice: Any) -> None:
+    """The reason is the budget or a stop string, and nothing of what was said is lost."""
+    body: Any = {"model": "chats", "messages": ASKED, "tools": [PAINT], "tool_choice": choice, "seed": 1}
+    whole = api.chat.completions.create(**body).choices[0].message.tool_calls or ()
+    assert api.chat.completions.create(**body, max_tokens=4).choices[0].finish_reason == "length"
+    few = 12 if choice == NAMED else 40
+    for more, reason in (({"stop": ["coats"]}, "stop"), ({"max_tokens": few}, "length")):
+        done = api.chat.completions.create(**body, **more).choices[0]
+        (call,) = done.message.tool_calls or ()
+        assert done.finish_reason == reason
+        assert whole[0].function.arguments.startswith(call.function.arguments)
+        if reason == "stop":
+            assert whole[0].function.arguments.startswith(call.function.arguments + "coats")
+
+
+def test_a_prompt_is_tokenized_as_it_is_asked(client: Any) -> None:
+    """With the tools that `tool_choice` leaves."""
+    for choice in ("none", "auto", allowed("auto", "paint")):
+        body = {"messages": ASKED, "tools": [PAINT, WAIT], "tool_choice": choice, "max_tokens": 1}
+        usage = client.post("/v1/chat/completions", json=body).json()["usage"]
+        assert client.post("/tokenize", json=body).json()["count"] == usage["prompt_tokens"]
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
@@ -138,6 +153,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": allowed(None), "tools": [WAIT]}, "tool_choice.allowed_tools.mode", "is required"),
     ({"tool_choice": allowed("required"), "tools": [WAIT]}, "tool_choice", "needs tools"),
     ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools", "must be an object"),
+    ({"tools": [WAIT, PAINT, WAIT]}, "tools.2.function.name", "'wait.a-bit' is another tool's already"),
+    ({"functions": [{}]}, "functions", "is not known any more: use tools"),
+    ({"modalities": ["text", "audio"]}, "modalities", "must be text alone"),
+    ({"max_tokens": -7, "max_completion_tokens": 5}, "max_tokens", "must be from 1"),
+    ({"tool_choice": "required", "tools": [tool("x", {"type": "object", "not": {"required": ["a"]}})]},
+     "tools.0.function.parameters.not", "cannot be kept to"),
     ({"tool_choice": "required", "tools": [WAIT, tool("x", {"type": "array"})]},
      "tools.1.function.parameters.type", "must be object"),
     ({"tool_choice": "required", "tools": [tool("x", {"type": "object", "properties": {"a": {"type": "no"}}})]},

@@ -97,6 +97,26 @@ def test_a_schema_that_cannot_be_kept_to(client: Any) -> None:
         assert "512 together" in ask(client, long).json()["error"]["message"]
 
 
+UNKEPT: list[tuple[Any, str]] = [
+    ({"allOf": [PERSON, PERSON]}, "allOf"),
+    ({"type": "object", "properties": {"a": {"not": {"type": "string"}}}}, "properties.a.not"),
+    ({"if": {}, "then": {}}, "if"),
+    ({"anyOf": [{"type": "integer", "multipleOf": 5}]}, "anyOf.0.multipleOf"),
+    ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+    ({"type": "string", "pattern": "a+", "maxLength": 2}, "pattern"),
+    ({"$ref": "http://127.0.0.1/x"}, "$ref"),
+]
+
+
+@pytest.mark.parametrize(("schema", "path"), UNKEPT)
+def test_what_a_grammar_would_leave_out_is_refused(client: Any, schema: Any, path: str) -> None:
+    """By its path; names of properties and values that are data are no keywords."""
+    error = ask(client, schema).json()["error"]
+    assert (error["param"], error["code"]) == (f"response_format.json_schema.schema.{path}", "unsupported_value")
+    names = {"type": "object", "properties": {"not": {"enum": [{"if": 1}], "default": {"not": 1}}}}
+    assert ask(client, names, max_tokens=1).status_code == 200
+
+
 def test_without_xgrammar_it_says_what_to_install(chat_run: Path, serve: Any, tmp_path: Path) -> None:
     """In the words of the request, not of a plugin's module."""
     (tmp_path / "xgrammar.py").write_text("raise ModuleNotFoundError('no xgrammar', name='xgrammar')")
