@@ -256,7 +256,7 @@ def test_generate_says_what_is_wrong(llmx_cli: Cli, char_run: Path, tmp_path: Pa
     fails(
         llmx_cli("generate", char_run, b"\xff\xfe".decode("utf-8", "surrogateescape")), 2, "prompt: is not valid UTF-8"
     )
-    fails(llmx_cli("generate", char_run, "x", "--temperature", "1"), 2, "No such option", "llmx generate --help")
+    fails(llmx_cli("generate", char_run, "x", "--temprature", "1"), 2, "No such option", "llmx generate --help")
     fails(llmx_cli("run", char_run, "--resume", "train.steps=2"), 2, "step 12 is done already: give train.steps=12")
     (tmp_path / "text.txt").write_text("x")
     fails(llmx_cli("run", tmp_path / "text.txt"), 2, "is no recipe: to train on it, write data.path=")
