@@ -2,7 +2,7 @@
 import { events, ServerError } from "./wire.js";
 
 const RETRIES_MOST = 8; // at a busy server; then only the button asks again
-const SHORTEST_S = 0.05; // between the first and the last piece of an answer whose speed is told
+const SHORTEST_S = 0.01; // between the first and the last piece of an answer whose speed is told
 const FULL = "context_length_exceeded";
 const running = new Map(); // by chat: one answer at a time in each
 
