@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,20 @@ def test_a_run_reports_and_generates(llmx_cli: Cli, small: list[str], tmp_path: 
     longer = llmx_cli("run", "runs/tinyllm-topics", "--resume", "train.steps=14", cwd=tmp_path)
     assert "Going on after step 12 of 14" in longer.stdout
     assert "steps = 14" in (tmp_path / "runs/tinyllm-topics/recipe.toml").read_text()
+
+
+def test_what_to_do_next_can_be_pasted(small: list[str], tmp_path: Path) -> None:
+    """As the README's first command has it: by the program's path, where no environment is active."""
+    program = Path(sys.executable).with_name("llmx")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "llmx").symlink_to(program)
+    environment = {**os.environ, "PATH": os.defpath}
+    command = ["bin/llmx", "run", *small, "train.steps=2", "--tokenizer", "char", "--out", "r"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    (line,) = (each.strip() for each in done.stdout.splitlines() if " generate r " in each)
+    assert line.startswith("bin/llmx generate r ")
+    pasted = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert pasted.stdout
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

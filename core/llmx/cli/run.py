@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,13 +116,22 @@ def _report(run: Run, *, as_json: bool) -> None:
     else:
         click.echo("No metrics were kept and no report was written: that takes --logger jsonl beside the others.")
     click.echo("\nNext:")
+    llmx = _program()
     folder = shlex.quote(str(run.folder))
     asked = samples[0][0] if samples else "Once upon a time"
     words, chat = (asked.split()[:6], "") if isinstance(asked, str) else ([str(asked)], " --chat")
-    click.echo(f"  llmx generate {folder} {shlex.quote(' '.join(words))}{chat} --stream")
+    click.echo(f"  {llmx} generate {folder} {shlex.quote(' '.join(words))}{chat} --stream")
     if chat:
-        click.echo(f"  llmx chat {folder}")
-        click.echo(f"  llmx serve {folder}")
+        click.echo(f"  {llmx} chat {folder}")
+        click.echo(f"  {llmx} serve {folder}")
     longer = f" train.steps={state.step * 2}" if run.stop_reason is None else ""
-    click.echo(f"  llmx run {folder} --resume{longer}")
-    click.echo(f"  llmx config show {folder} --origin")
+    click.echo(f"  {llmx} run {folder} --resume{longer}")
+    click.echo(f"  {llmx} config show {folder} --origin")
+
+
+def _program() -> str:
+    """Return what calls the command again: by its path where it was called so and is not known by its name."""
+    called = Path(sys.argv[0])
+    if shutil.which("llmx") or called.name != "llmx":
+        return "llmx"
+    return shlex.quote(os.path.relpath(called))
